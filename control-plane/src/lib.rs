@@ -1,0 +1,1 @@
+//! The control plane: numbered revisions over gRPC, pushed to workers.

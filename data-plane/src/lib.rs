@@ -1,0 +1,1 @@
+//! A worker: takes client traffic, picks a backend, relays the stream.

@@ -1,0 +1,1 @@
+//! The configuration: from what a person wrote to what cannot be wrong. Pure: no IO, no clock.

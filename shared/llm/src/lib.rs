@@ -1,0 +1,1 @@
+//! What we speak: SSE, calls, usage and dialects. Pure: bytes in, bytes out.

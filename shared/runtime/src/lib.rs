@@ -1,0 +1,1 @@
+//! What both planes stand on: tasks, drain, TLS, telemetry, probes.

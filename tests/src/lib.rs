@@ -1,0 +1,1 @@
+//! Harness, scripted mock backend, scenarios, load driver.
