@@ -1,1 +1,12 @@
 //! What both planes stand on: tasks, drain, TLS, telemetry, probes.
+
+pub mod settings;
+pub mod telemetry;
+pub mod tasks;
+pub mod drain;
+pub mod reload;
+pub mod listen;
+pub mod tls;
+pub mod metrics;
+pub mod probe;
+pub mod backoff;

@@ -1,0 +1,68 @@
+//! Says in one line what clap found wrong.
+
+use std::error::Error as _;
+
+use clap::Error;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+/// One line about one fault.
+pub(super) fn describe(error: &Error) -> String {
+    let flag = flag(error).unwrap_or_default();
+    let value = value(error).unwrap_or_default();
+    match error.kind() {
+        ErrorKind::UnknownArgument => match text(error, ContextKind::SuggestedArg) {
+            Some(near) => format!("{flag}: there is no such flag; did you mean {near}?"),
+            None => format!("{flag}: there is no such flag"),
+        },
+        ErrorKind::InvalidValue if value.is_empty() => format!("{flag}: the value is missing"),
+        ErrorKind::InvalidValue => match text(error, ContextKind::SuggestedValue) {
+            Some(near) => format!("{flag}: \"{value}\" is not one of {}; did you mean {near}?", choices(error)),
+            None => format!("{flag}: \"{value}\" is not one of {}", choices(error)),
+        },
+        ErrorKind::ValueValidation => match error.source() {
+            Some(reason) => format!("{flag}: \"{value}\": {reason}"),
+            None => format!("{flag}: \"{value}\" is not a value for it"),
+        },
+        ErrorKind::MissingRequiredArgument => {
+            format!("{}: must be given", text(error, ContextKind::InvalidArg).unwrap_or_default())
+        }
+        ErrorKind::ArgumentConflict => match text(error, ContextKind::PriorArg) {
+            Some(other) if other != flag => format!("{flag}: cannot be used together with {other}"),
+            _ => format!("{flag}: may be given only once"),
+        },
+        _ => first_line(error),
+    }
+}
+
+/// The flag that the fault is about, without its placeholder.
+pub(super) fn flag(error: &Error) -> Option<String> {
+    let shown = match error.get(ContextKind::InvalidArg)? {
+        ContextValue::String(shown) => shown,
+        ContextValue::Strings(all) => all.first()?,
+        _ => return None,
+    };
+    shown.split_whitespace().next().map(|flag| flag.trim_end_matches("...").to_owned())
+}
+
+/// The value that the fault is about, unless it is missing.
+pub(super) fn value(error: &Error) -> Option<String> {
+    text(error, ContextKind::InvalidValue).filter(|value| !value.is_empty())
+}
+
+fn text(error: &Error, kind: ContextKind) -> Option<String> {
+    match error.get(kind)? {
+        ContextValue::String(text) => Some(text.clone()),
+        ContextValue::Strings(texts) => Some(texts.join(", ")),
+        _ => None,
+    }
+}
+
+fn choices(error: &Error) -> String {
+    text(error, ContextKind::ValidValue).unwrap_or_default()
+}
+
+fn first_line(error: &Error) -> String {
+    let shown = error.to_string();
+    let line = shown.lines().next().unwrap_or_default();
+    line.trim_start_matches("error: ").to_owned()
+}

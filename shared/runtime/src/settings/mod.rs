@@ -1,0 +1,132 @@
+//! Reads the process settings: flag, else environment, else default; every fault is told, not just the first.
+
+mod fault;
+
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Command, Error, Parser};
+
+use crate::telemetry::{LogFormat, check_level};
+
+/// The exit code for settings that are wrong.
+const WRONG_SETTINGS: u8 = 2;
+
+/// The flags about logging, for `#[command(flatten)]`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct LogArgs {
+    /// How log lines look
+    #[arg(long, env = "NTONIX_LOG_FORMAT", value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+    /// error, warn, info, debug or trace, or directives as in "info,h2=warn"
+    #[arg(long, env = "NTONIX_LOG_LEVEL", value_name = "LEVEL", default_value = "info", value_parser = check_level)]
+    pub log_level: String,
+}
+
+/// What reading settings ends in when it does not end in settings.
+#[derive(Debug, PartialEq)]
+enum Ending {
+    /// `--help` or `--version` was asked for.
+    Told(String),
+    /// Everything that is wrong.
+    Wrong(Vec<String>),
+}
+
+/// Reads `args` (the program's name first) and the environment. `Err` is how to exit: 0 after `--help` and `--version`,
+/// 2 when something is wrong, each fault having been told on stderr.
+///
+/// # Errors
+/// As said: the exit code.
+pub fn parse<T: Parser>(args: impl IntoIterator<Item = OsString>) -> Result<T, ExitCode> {
+    read(args.into_iter().collect()).map_err(|ending| match ending {
+        Ending::Told(text) => {
+            // A closed stdout is the reader's choice.
+            let _ = write!(std::io::stdout(), "{text}");
+            ExitCode::SUCCESS
+        }
+        Ending::Wrong(faults) => refuse(T::command().get_name(), &faults),
+    })
+}
+
+/// Tells faults of the settings on stderr as [`parse`] does, for those that only show when settings are put together.
+pub fn refuse<F: std::fmt::Display>(program: &str, faults: &[F]) -> ExitCode {
+    let mut stderr = std::io::stderr().lock();
+    // There is no other place to complain to when stderr is closed.
+    let _ = match faults {
+        [fault] => writeln!(stderr, "{program}: {fault}"),
+        _ => writeln!(stderr, "{program}: {} settings are wrong", faults.len())
+            .and_then(|()| faults.iter().try_for_each(|fault| writeln!(stderr, "  {fault}"))),
+    };
+    let _ = writeln!(stderr, "For all settings, try --help.");
+    ExitCode::from(WRONG_SETTINGS)
+}
+
+/// Parses, and after each fault takes its cause out and parses again, so that clap's first fault is not the only one.
+fn read<T: Parser>(mut args: Vec<OsString>) -> Result<T, Ending> {
+    let mut command = T::command();
+    let mut faults = Vec::new();
+    loop {
+        let matches = command.clone().try_get_matches_from(&args);
+        match matches.and_then(|mut matches| T::from_arg_matches_mut(&mut matches)) {
+            Ok(settings) if faults.is_empty() => return Ok(settings),
+            Ok(_) => return Err(Ending::Wrong(faults)),
+            Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+                return Err(Ending::Told(error.to_string()));
+            }
+            Err(error) => {
+                faults.push(fault::describe(&error));
+                command = match take_out(&mut args, command, &error) {
+                    Some(command) => command,
+                    None => return Err(Ending::Wrong(faults)),
+                };
+            }
+        }
+    }
+}
+
+/// Removes what `error` is about from the arguments, or else its environment variable from the command. `None`: neither
+/// is to be found, so parsing again would say the same.
+fn take_out(args: &mut Vec<OsString>, command: Command, error: &Error) -> Option<Command> {
+    let flag = fault::flag(error)?;
+    let value = fault::value(error);
+    if let Some((at, count)) = position(args, &flag, value.as_deref(), error.kind()) {
+        args.drain(at..at + count);
+        return Some(command);
+    }
+    let id = command.get_arguments().find(|arg| arg.get_env().is_some() && is_called(arg, &flag))?.get_id().clone();
+    Some(command.mut_arg(id, |arg| arg.env(None::<&'static str>)))
+}
+
+fn is_called(arg: &clap::Arg, flag: &str) -> bool {
+    arg.get_long().is_some_and(|long| flag.strip_prefix("--") == Some(long))
+}
+
+/// Where in the arguments the faulty flag stands and how many arguments belong to it.
+fn position(args: &[OsString], flag: &str, value: Option<&str>, kind: ErrorKind) -> Option<(usize, usize)> {
+    let joined = value.map(|value| format!("{flag}={value}"));
+    (1..args.len()).find_map(|at| {
+        let (arg, next) = (args.get(at)?.to_str()?, args.get(at + 1).and_then(|next| next.to_str()));
+        if Some(arg) == joined.as_deref() {
+            return Some((at, 1));
+        }
+        if arg != flag {
+            // An unknown flag is told without its value.
+            let unknown =
+                kind == ErrorKind::UnknownArgument && arg.strip_prefix(flag).is_some_and(|r| r.starts_with('='));
+            return unknown.then_some((at, 1));
+        }
+        match value {
+            Some(value) => (next == Some(value)).then_some((at, 2)),
+            // The value of an unknown flag would be told as one more unknown argument.
+            None if kind == ErrorKind::UnknownArgument && next.is_some_and(|next| !next.starts_with('-')) => {
+                Some((at, 2))
+            }
+            None => Some((at, 1)),
+        }
+    })
+}

@@ -1,0 +1,101 @@
+//! What the process tells about itself: log lines on stderr, never in the way of traffic.
+
+use std::io::{self, IsTerminal as _};
+
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
+
+/// Lines that may wait for a slow stderr; more are dropped and counted.
+const LINES_MAX: usize = 16_384;
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object for each line.
+    Json,
+}
+
+/// Why there are no logs.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TelemetryFault {
+    /// The level is neither a level nor a list of directives.
+    #[error("not a log level: {0}")]
+    Level(#[from] tracing_subscriber::filter::ParseError),
+    /// The process logs already.
+    #[error(transparent)]
+    Taken(#[from] TryInitError),
+}
+
+/// Keeps the log alive; dropping it writes out the lines that wait.
+#[derive(Debug)]
+#[must_use = "dropping it ends the log"]
+pub struct TelemetryGuard {
+    dropped: ErrorCounter,
+    _writer: WorkerGuard,
+}
+
+impl TelemetryGuard {
+    /// Lines that were dropped because stderr was too slow.
+    pub fn dropped_lines(&self) -> u64 {
+        self.dropped.dropped_lines() as u64
+    }
+
+    /// A handle that tells the same, for metrics.
+    pub fn dropped_counter(&self) -> impl Fn() -> u64 + Send + Sync + 'static {
+        let dropped = self.dropped.clone();
+        move || dropped.dropped_lines() as u64
+    }
+}
+
+/// Starts logging to stderr. `level` is `error`, `warn`, `info`, `debug` or `trace`, or directives as in `info,h2=warn`.
+///
+/// # Errors
+/// When the level is none, or the process logs already.
+pub fn init(format: LogFormat, level: &str) -> Result<TelemetryGuard, TelemetryFault> {
+    let filter = EnvFilter::try_new(level)?;
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(LINES_MAX)
+        .thread_name("log")
+        .finish(io::stderr());
+    let telemetry = TelemetryGuard { dropped: writer.error_counter(), _writer: guard };
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    match format {
+        LogFormat::Json => builder.json().flatten_event(true).with_span_list(false).finish().try_init()?,
+        // Left alone, the builder honours NO_COLOR.
+        LogFormat::Text if io::stderr().is_terminal() => builder.with_target(false).finish().try_init()?,
+        LogFormat::Text => builder.with_target(false).with_ansi(false).finish().try_init()?,
+    }
+    Ok(telemetry)
+}
+
+/// Checks a level without using it.
+///
+/// # Errors
+/// When it is neither a level nor a list of directives.
+pub(crate) fn check_level(level: &str) -> Result<String, TelemetryFault> {
+    EnvFilter::try_new(level)?;
+    Ok(level.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_that_is_none_is_refused() {
+        assert!(matches!(init(LogFormat::Text, "info,=,x"), Err(TelemetryFault::Level(_))));
+    }
+
+    #[test]
+    fn the_log_starts_once() {
+        let guard = init(LogFormat::Json, "info,h2=warn").unwrap();
+        assert_eq!(guard.dropped_lines(), 0);
+        assert!(matches!(init(LogFormat::Text, "info"), Err(TelemetryFault::Taken(_))));
+    }
+}
