@@ -12,7 +12,8 @@ pub(super) fn describe(error: &Error) -> String {
     match error.kind() {
         ErrorKind::UnknownArgument => match text(error, ContextKind::SuggestedArg) {
             Some(near) => format!("{flag}: there is no such flag; did you mean {near}?"),
-            None => format!("{flag}: there is no such flag"),
+            None if flag.starts_with('-') => format!("{flag}: there is no such flag"),
+            None => format!("{flag}: no such argument is expected"),
         },
         ErrorKind::InvalidValue if value.is_empty() => format!("{flag}: the value is missing"),
         ErrorKind::InvalidValue => match text(error, ContextKind::SuggestedValue) {
@@ -27,7 +28,9 @@ pub(super) fn describe(error: &Error) -> String {
             format!("{}: must be given", text(error, ContextKind::InvalidArg).unwrap_or_default())
         }
         ErrorKind::ArgumentConflict => match text(error, ContextKind::PriorArg) {
-            Some(other) if other != flag => format!("{flag}: cannot be used together with {other}"),
+            Some(other) if other.split_whitespace().next() != Some(flag.as_str()) => {
+                format!("{flag}: cannot be used together with {other}")
+            }
             _ => format!("{flag}: may be given only once"),
         },
         _ => first_line(error),

@@ -93,12 +93,19 @@ fn read<T: Parser>(mut args: Vec<OsString>) -> Result<T, Ending> {
 /// is to be found, so parsing again would say the same.
 fn take_out(args: &mut Vec<OsString>, command: Command, error: &Error) -> Option<Command> {
     let flag = fault::flag(error)?;
-    let value = fault::value(error);
-    if let Some((at, count)) = position(args, &flag, value.as_deref(), error.kind()) {
+    let known = command.get_arguments().find(|arg| is_called(arg, &flag));
+    let subject = Subject {
+        // The value of an unknown flag would be told as one more unknown argument.
+        takes_value: known.is_none_or(|arg| arg.get_action().takes_values()),
+        unknown: error.kind() == ErrorKind::UnknownArgument,
+        value: fault::value(error),
+        flag,
+    };
+    if let Some((at, count)) = subject.position(args) {
         args.drain(at..at + count);
         return Some(command);
     }
-    let id = command.get_arguments().find(|arg| arg.get_env().is_some() && is_called(arg, &flag))?.get_id().clone();
+    let id = known.filter(|arg| arg.get_env().is_some())?.get_id().clone();
     Some(command.mut_arg(id, |arg| arg.env(None::<&'static str>)))
 }
 
@@ -106,27 +113,38 @@ fn is_called(arg: &clap::Arg, flag: &str) -> bool {
     arg.get_long().is_some_and(|long| flag.strip_prefix("--") == Some(long))
 }
 
-/// Where in the arguments the faulty flag stands and how many arguments belong to it.
-fn position(args: &[OsString], flag: &str, value: Option<&str>, kind: ErrorKind) -> Option<(usize, usize)> {
-    let joined = value.map(|value| format!("{flag}={value}"));
-    (1..args.len()).find_map(|at| {
-        let (arg, next) = (args.get(at)?.to_str()?, args.get(at + 1).and_then(|next| next.to_str()));
-        if Some(arg) == joined.as_deref() {
-            return Some((at, 1));
-        }
-        if arg != flag {
+/// What a fault is about.
+struct Subject {
+    flag: String,
+    value: Option<String>,
+    takes_value: bool,
+    unknown: bool,
+}
+
+impl Subject {
+    /// Where in the arguments it stands, and how many of them it takes.
+    fn position(&self, args: &[OsString]) -> Option<(usize, usize)> {
+        (1..args.len()).find_map(|at| {
+            let arg = args.get(at)?.to_str()?;
+            let next = args.get(at + 1).and_then(|next| next.to_str());
+            let count = self.count(arg, next)?;
+            Some((at, count))
+        })
+    }
+
+    /// How many arguments it takes when it begins with `arg`; `None` when it does not.
+    fn count(&self, arg: &str, next: Option<&str>) -> Option<usize> {
+        let rest = arg.strip_prefix(self.flag.as_str())?;
+        match (&self.value, rest.strip_prefix('=')) {
+            (Some(value), Some(given)) => (given == value).then_some(1),
             // An unknown flag is told without its value.
-            let unknown =
-                kind == ErrorKind::UnknownArgument && arg.strip_prefix(flag).is_some_and(|r| r.starts_with('='));
-            return unknown.then_some((at, 1));
-        }
-        match value {
-            Some(value) => (next == Some(value)).then_some((at, 2)),
-            // The value of an unknown flag would be told as one more unknown argument.
-            None if kind == ErrorKind::UnknownArgument && next.is_some_and(|next| !next.starts_with('-')) => {
-                Some((at, 2))
+            (None, Some(_)) => self.unknown.then_some(1),
+            (_, None) if !rest.is_empty() => None,
+            (Some(value), None) => (next == Some(value)).then_some(2),
+            (None, None) => {
+                let has_value = self.takes_value && next.is_some_and(|next| !next.starts_with('-'));
+                Some(if has_value { 2 } else { 1 })
             }
-            None => Some((at, 1)),
         }
-    })
+    }
 }

@@ -65,7 +65,7 @@ fn a_flag_given_twice_is_a_fault() {
 
 #[test]
 fn a_stray_word_is_a_fault() {
-    assert_eq!(faults("serve"), ["serve: there is no such flag"]);
+    assert_eq!(faults("serve"), ["serve: no such argument is expected"]);
 }
 
 #[test]

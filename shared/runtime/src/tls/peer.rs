@@ -26,10 +26,10 @@ const NAME_MAX: usize = 256;
 /// It does not verify anything. Names with control characters or of more than 256 bytes do not count.
 pub fn peer_name(certificate: &CertificateDer<'_>) -> Option<String> {
     let mut outer = Der(certificate.as_ref());
-    let mut tbs = Der(Der(outer.expect(SEQUENCE)?).expect(SEQUENCE)?);
+    let body = Der(Der(outer.expect(SEQUENCE)?).expect(SEQUENCE)?);
     let (mut sequences, mut subject, mut extensions) = (0, None, None);
     // RFC 5280 §4.1: of the sequences in the body, the fourth is the subject (signature, issuer, validity, subject).
-    while let Some((tag, content)) = tbs.next() {
+    for (tag, content) in body {
         match tag {
             SEQUENCE => {
                 sequences += 1;
