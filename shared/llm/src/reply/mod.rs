@@ -184,3 +184,6 @@ fn scalar(value: &RawValue) -> Option<String> {
 fn bounded(text: &str) -> String {
     text[..text.floor_char_boundary(TEXT_MAX)].to_owned()
 }
+
+#[cfg(test)]
+mod tests;

@@ -333,3 +333,6 @@ fn cut_member<'a>(before: &'a [u8], after: &'a [u8]) -> (&'a [u8], &'a [u8]) {
     let trimmed = before.trim_ascii_end();
     (trimmed.strip_suffix(b",").unwrap_or(trimmed), after)
 }
+
+#[cfg(test)]
+mod tests;
