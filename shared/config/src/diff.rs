@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use ntonix_proto::config::v1::Resource;
-use prost_reflect::{DynamicMessage, FieldDescriptor, ReflectMessage, Value};
+use prost_reflect::{DynamicMessage, ReflectMessage, Value};
 
 use crate::{
     Draft,
@@ -117,16 +117,16 @@ fn compare(before: &DynamicMessage, after: &DynamicMessage, path: &str, paths: &
             paths.push(at);
             continue;
         }
-        compare_values(&field, &before.get_field(&field), &after.get_field(&field), at, paths);
+        compare_values(&before.get_field(&field), &after.get_field(&field), at, paths);
     }
 }
 
-fn compare_values(field: &FieldDescriptor, before: &Value, after: &Value, at: String, paths: &mut Vec<String>) {
+fn compare_values(before: &Value, after: &Value, at: String, paths: &mut Vec<String>) {
     match (before, after) {
         (Value::Message(one), Value::Message(other)) if !is_moment(one) => compare(one, other, &at, paths),
         (Value::List(ones), Value::List(others)) if ones.len() == others.len() => {
             for (index, (one, other)) in ones.iter().zip(others).enumerate() {
-                compare_values(field, one, other, format!("{at}[{index}]"), paths);
+                compare_values(one, other, format!("{at}[{index}]"), paths);
             }
         }
         (before, after) if before != after => paths.push(at),

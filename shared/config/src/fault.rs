@@ -80,10 +80,13 @@ impl Faults {
         self.0.len()
     }
 
-    /// The same with each fault changed.
-    #[must_use]
-    pub fn map(self, change: impl FnMut(Fault) -> Fault) -> Self {
-        Self(self.0.into_iter().map(change).collect())
+    /// The same with the line that `line_of` knows for a path, in the order of the lines.
+    pub(crate) fn on_lines(mut self, line_of: impl Fn(&str) -> Option<u32>) -> Self {
+        for fault in &mut self.0 {
+            fault.line = fault.line.or_else(|| line_of(&fault.path));
+        }
+        self.0.sort_by_key(|fault| fault.line);
+        self
     }
 }
 

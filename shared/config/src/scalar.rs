@@ -46,7 +46,7 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
 
 /// Writes a size in the largest unit that holds it without a fraction; `None` when bytes say it as well.
 pub(crate) fn format_size(bytes: u64) -> Option<String> {
-    let (name, unit) = SIZES.iter().find(|(_, unit)| bytes >= *unit && bytes % unit == 0)?;
+    let (name, unit) = SIZES.iter().find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit))?;
     (*unit > 1).then(|| format!("{}{name}", bytes / unit))
 }
 

@@ -37,13 +37,11 @@ impl Source {
         }
     }
 
-    /// Adds its line to each fault that has none: the line of its path, or of the nearest thing around it.
+    /// Adds its line to each fault that has none: that of its path, or of the nearest thing around it. The faults come
+    /// back in the order of their lines.
     #[must_use]
     pub fn locate(&self, faults: Faults) -> Faults {
-        faults.map(|fault| {
-            let line = fault.line.or_else(|| self.line(&fault.path));
-            fault.on_line(line)
-        })
+        faults.on_lines(|path| self.line(path))
     }
 
     fn line(&self, path: &str) -> Option<u32> {
@@ -80,12 +78,8 @@ impl Source {
         let dangling = dangling.into_iter().filter(|_| names_were_read);
         let same_place = |fault: &Fault| misread.iter().any(|other| is_around(&fault.path, &other.path));
         let rest: Vec<Fault> = others.into_iter().chain(dangling).filter(|fault| !same_place(fault)).collect();
-        let mut all: Vec<Fault> = misread.iter().cloned().chain(rest).collect();
-        for fault in &mut all {
-            fault.line = fault.line.or_else(|| self.line(&fault.path));
-        }
-        all.sort_by_key(|fault| fault.line);
-        Faults::new(all).unwrap_or(misread)
+        let all = misread.iter().cloned().chain(rest).collect();
+        self.locate(Faults::new(all).unwrap_or(misread))
     }
 }
 

@@ -95,3 +95,6 @@ fn moment_text(kind: &MessageDescriptor, message: &DynamicMessage) -> Option<Tre
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;
