@@ -1,1 +1,3 @@
 //! Harness, scripted mock backend, scenarios, load driver.
+
+pub mod mock_llm;

@@ -1,0 +1,73 @@
+//! The scripted mock backend as a process, for demos and measurements: `mock-llm --tokens 20 --pause 50ms`.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ntonix_runtime::listen::{self, ReusePort};
+use ntonix_runtime::settings;
+use ntonix_tests::mock_llm::{self, Pace, Script, State};
+
+/// A mock of an LLM backend that answers with numbered tokens.
+#[derive(Debug, clap::Parser)]
+#[command(name = "mock-llm", version)]
+struct Settings {
+    /// Address to listen on; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
+    listen: SocketAddr,
+    /// Tokens of an answer whose request has no max_tokens
+    #[arg(long, value_name = "COUNT", default_value_t = 20)]
+    tokens: u64,
+    /// Pause between two tokens
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
+    pause: Duration,
+    /// Models to list, separated by commas; any model is answered
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = mock_llm::MODEL)]
+    models: Vec<String>,
+    /// Threads, each with a listener of its own
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    threads: u16,
+}
+
+fn main() -> ExitCode {
+    let settings: Settings = match settings::parse(std::env::args_os()) {
+        Ok(settings) => settings,
+        Err(code) => return code,
+    };
+    match run(settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // There is no other place to complain to when stderr is closed.
+            let _ = writeln!(std::io::stderr(), "mock-llm: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(settings: Settings) -> anyhow::Result<()> {
+    use anyhow::Context as _;
+
+    listen::raise_open_files();
+    let pace = if settings.pause.is_zero() { Pace::Fast } else { Pace::Every(settings.pause) };
+    let state = State::new(settings.models, Script::Answer { tokens: settings.tokens, pace }, false);
+    let reuse = if settings.threads > 1 { ReusePort::Yes } else { ReusePort::No };
+    let mut address = settings.listen;
+    let mut threads = Vec::new();
+    for _ in 0..settings.threads {
+        let listener = listen::bind(address, reuse).with_context(|| format!("cannot listen on {address}"))?;
+        address = listener.local_addr()?;
+        let state = Arc::clone(&state);
+        threads.push(std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(mock_llm::serve(listener, state, None))
+        }));
+    }
+    // A closed stdout is the reader's choice.
+    let _ = writeln!(std::io::stdout(), "mock-llm listens on http://{address}");
+    for thread in threads {
+        thread.join().map_err(|_| anyhow::anyhow!("a serving thread panicked"))??;
+    }
+    Ok(())
+}

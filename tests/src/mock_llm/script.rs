@@ -1,0 +1,280 @@
+//! What the mock does with one request, from a well-behaved answer to no HTTP at all.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+
+/// What happens to one request.
+#[derive(Debug, Clone)]
+pub enum Script {
+    /// A well-behaved answer of the operation, streamed or not, as the request asks.
+    Answer {
+        /// How many tokens; `max_tokens` of a request makes it fewer or more.
+        tokens: u64,
+        /// How fast they come.
+        pace: Pace,
+    },
+    /// Exactly this reply, with its `content-length`.
+    Reply {
+        /// The status.
+        status: u16,
+        /// Header names and values.
+        headers: Vec<(&'static str, String)>,
+        /// The body.
+        body: Bytes,
+    },
+    /// A streamed reply, step by step; its head leaves before the first step that writes.
+    Stream(Vec<Step>),
+    /// These bytes on the bare connection instead of a reply (below TLS, when there is TLS).
+    Wire {
+        /// What is written.
+        bytes: Bytes,
+        /// What becomes of the connection.
+        end: End,
+    },
+}
+
+/// One step of a streamed reply. After the last the body ends cleanly, whatever was or was not said.
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// Sends the head now, with these headers beside its own.
+    Head(Vec<(&'static str, String)>),
+    /// The chunk that gives each choice its role.
+    Role,
+    /// Numbered tokens; the numbers go on from those of the step before.
+    Tokens {
+        /// How many.
+        count: u64,
+        /// How fast.
+        pace: Pace,
+    },
+    /// The chunk that finishes each choice for this reason.
+    Finish(&'static str),
+    /// The usage chunk, when the request asked for it.
+    Usage,
+    /// `[DONE]`.
+    Done,
+    /// An error inside the stream.
+    Error(ErrorForm),
+    /// These bytes as they are, in a write of their own.
+    Raw(Bytes),
+    /// One event of this many bytes whose end never comes.
+    Endless(usize),
+    /// Waits.
+    Pause(Duration),
+    /// Waits until the test lets it pass.
+    Gate(Gate),
+    /// Waits for ever.
+    Hang,
+    /// Closes the connection in the middle (HTTP/2: resets the stream).
+    Cut,
+    /// Resets the connection in the middle.
+    Reset,
+}
+
+/// How fast tokens come.
+#[derive(Debug, Clone)]
+pub enum Pace {
+    /// As fast as they are taken.
+    Fast,
+    /// The first at once, then one each such period.
+    Every(Duration),
+    /// One for each that the test releases.
+    Gate(Gate),
+}
+
+/// Lets a test decide when the mock goes on; clones are the same gate.
+#[derive(Debug, Clone)]
+pub struct Gate(Arc<Semaphore>);
+
+/// What becomes of the connection after bytes on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It is closed.
+    Close,
+    /// It is reset.
+    Reset,
+    /// It stays open and silent.
+    KeepOpen,
+}
+
+/// How backends tell of an error inside a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorForm {
+    /// `{"error":{"message","type","param","code"}}` with a word as its code.
+    OpenAi,
+    /// The same with a number as its code: vLLM, SGLang, llama.cpp.
+    NumericCode,
+    /// `{"object":"error",…}`: older vLLM.
+    Object,
+    /// An `error:` field instead of a `data:` one: older llama.cpp.
+    Field,
+    /// `{"error":"text","error_type":"…"}`: TGI.
+    Text,
+    /// An event named `error`.
+    Named,
+}
+
+// === impl Script ===
+
+impl Script {
+    /// A well-behaved answer of so many tokens without pauses.
+    pub fn answer(tokens: u64) -> Self {
+        Self::Answer { tokens, pace: Pace::Fast }
+    }
+
+    /// A well-behaved answer, one token each time the gate is opened.
+    pub fn gated(tokens: u64, gate: &Gate) -> Self {
+        Self::Answer { tokens, pace: Pace::Gate(gate.clone()) }
+    }
+
+    /// So many tokens without pauses, and then these steps instead of a proper end.
+    pub fn broken(tokens: u64, then: impl IntoIterator<Item = Step>) -> Self {
+        let mut steps = vec![Step::Head(vec![])];
+        if tokens > 0 {
+            steps.extend([Step::Role, Step::Tokens { count: tokens, pace: Pace::Fast }]);
+        }
+        steps.extend(then);
+        Self::Stream(steps)
+    }
+
+    /// These pieces, each in a write of its own, and the clean end of the body.
+    pub fn raw(pieces: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Self {
+        Self::Stream(pieces.into_iter().map(|piece| Step::Raw(Bytes::copy_from_slice(piece.as_ref()))).collect())
+    }
+
+    /// A status with an error object of the OpenAI API.
+    pub fn status(status: u16, message: &str) -> Self {
+        let error = serde_json::json!({ "message": message, "type": "mock_error", "param": null, "code": "mock" });
+        let body = serde_json::json!({ "error": error }).to_string().into();
+        Self::Reply { status, headers: vec![("content-type", "application/json".to_owned())], body }
+    }
+
+    /// A status that says when to come again.
+    pub fn retry_after(status: u16, seconds: u32) -> Self {
+        Self::status(status, "come again").header("retry-after", &seconds.to_string())
+    }
+
+    /// A 200 with a page for people.
+    pub fn html() -> Self {
+        let headers = vec![("content-type", "text/html".to_owned())];
+        Self::Reply { status: 200, headers, body: Bytes::from_static(b"<!doctype html><title>Welcome</title>\n") }
+    }
+
+    /// No reply at all: the connection closes instead.
+    pub fn no_reply() -> Self {
+        Self::Stream(vec![Step::Cut])
+    }
+
+    /// No reply and no end either.
+    pub fn hang() -> Self {
+        Self::Stream(vec![Step::Hang])
+    }
+
+    /// Bytes that are not HTTP, then the end of the connection.
+    pub fn garbage() -> Self {
+        Self::Wire { bytes: Bytes::from_static(b"\x16\x03\x01 this is not HTTP \x00\xFF\r\n\r\n"), end: End::Close }
+    }
+
+    /// A JSON reply that declares `declared` bytes and has those of `body`.
+    ///
+    /// One that is too short ends with the connection; after one that is too long the connection stays open.
+    pub fn wrong_length(declared: usize, body: &str) -> Self {
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {declared}\r\n\r\n");
+        let end = if declared > body.len() { End::Close } else { End::KeepOpen };
+        Self::Wire { bytes: [head.as_str(), body].concat().into(), end }
+    }
+
+    /// The same script with one more header in its reply.
+    #[must_use]
+    pub fn header(mut self, name: &'static str, value: &str) -> Self {
+        let header = (name, value.to_owned());
+        match &mut self {
+            Self::Reply { headers, .. } => headers.push(header),
+            Self::Stream(steps) => match steps.first_mut() {
+                Some(Step::Head(headers)) => headers.push(header),
+                _ => steps.insert(0, Step::Head(vec![header])),
+            },
+            Self::Answer { .. } | Self::Wire { .. } => {}
+        }
+        self
+    }
+}
+
+// === impl Step ===
+
+impl Step {
+    /// One `data` event with this payload.
+    pub fn event(data: &str) -> Self {
+        Self::Raw(format!("data: {data}\n\n").into())
+    }
+
+    /// Whether the step can be taken before the head has left.
+    pub(super) fn is_silent(&self) -> bool {
+        matches!(self, Self::Pause(_) | Self::Gate(_) | Self::Hang | Self::Cut | Self::Reset)
+    }
+}
+
+// === impl Gate ===
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Gate {
+    /// A closed gate.
+    pub fn new() -> Self {
+        Self(Arc::new(Semaphore::new(0)))
+    }
+
+    /// Lets `count` steps pass, now or when they come.
+    pub fn open(&self, count: usize) {
+        self.0.add_permits(count);
+    }
+
+    /// Lets everything pass from now on.
+    pub fn open_for_good(&self) {
+        self.0.close();
+    }
+
+    pub(super) async fn pass(&self) {
+        // A closed semaphore is an open gate.
+        if let Ok(permit) = self.0.acquire().await {
+            permit.forget();
+        }
+    }
+}
+
+// === impl ErrorForm ===
+
+impl ErrorForm {
+    /// Every form.
+    pub const ALL: [Self; 6] = [Self::OpenAi, Self::NumericCode, Self::Object, Self::Field, Self::Text, Self::Named];
+
+    /// The event; its message is always `the mock broke`.
+    pub fn event(self) -> &'static str {
+        match self {
+            Self::OpenAi => {
+                concat!(
+                    r#"data: {"error":{"message":"the mock broke","type":"server_error","param":null,"code":"broken"}}"#,
+                    "\n\n"
+                )
+            }
+            Self::NumericCode => {
+                concat!(r#"data: {"error":{"code":500,"message":"the mock broke","type":"server_error"}}"#, "\n\n")
+            }
+            Self::Object => {
+                concat!(r#"data: {"object":"error","message":"the mock broke","type":"Error","code":500}"#, "\n\n")
+            }
+            Self::Field => {
+                concat!(r#"error: {"code":500,"message":"the mock broke","type":"server_error"}"#, "\n\n")
+            }
+            Self::Text => concat!(r#"data: {"error":"the mock broke","error_type":"generation"}"#, "\n\n"),
+            Self::Named => concat!("event: error\n", r#"data: {"message":"the mock broke"}"#, "\n\n"),
+        }
+    }
+}

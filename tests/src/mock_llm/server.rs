@@ -1,0 +1,123 @@
+//! The mock's socket side: accepts connections and hands each request to its script.
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use ntonix_llm::{Op, openai};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+use super::ask::Ask;
+use super::play::{Answer, Broken, play, reply};
+use super::script::Script;
+use super::socket::{Sabotage, Socket};
+use super::state::{Recorded, State};
+
+/// Serves until the future is dropped, and with it every connection.
+///
+/// # Errors
+/// When the listener is not non-blocking or does not belong to a runtime's reactor.
+pub async fn serve(listener: TcpListener, state: Arc<State>, tls: Option<Arc<rustls::ServerConfig>>) -> io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let tls = tls.map(TlsAcceptor::from);
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            // Losing either branch loses nothing: both can be polled again.
+            accepted = listener.accept() => match accepted {
+                Ok((tcp, _)) => drop(connections.spawn(serve_connection(tcp, state.clone(), tls.clone()))),
+                // Out of descriptors: wait for some to come back.
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn serve_connection(tcp: TcpStream, state: Arc<State>, tls: Option<TlsAcceptor>) {
+    let _connected = state.connected();
+    // Without it a token would wait for the acknowledgement of the one before; a mock without it still works.
+    let _ = tcp.set_nodelay(true);
+    let sabotage = Arc::new(Sabotage::default());
+    let socket = Socket::new(tcp, sabotage.clone());
+    match tls {
+        None => serve_http(socket, state, sabotage).await,
+        Some(tls) => {
+            // A handshake that fails is the client's to report.
+            if let Ok(socket) = tls.accept(socket).await {
+                serve_http(socket, state, sabotage).await;
+            }
+        }
+    }
+}
+
+async fn serve_http<S>(socket: S, state: Arc<State>, sabotage: Arc<Sabotage>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request| answer(request, state.clone(), sabotage.clone()));
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server.http1().timer(TokioTimer::new()).half_close(false);
+    server.http2().timer(TokioTimer::new());
+    // How the connection ends is what the script says, or what the client did; the counts tell of both.
+    let _ = server.serve_connection(TokioIo::new(socket), service).await;
+}
+
+async fn answer(request: Request<Incoming>, state: Arc<State>, sabotage: Arc<Sabotage>) -> Answer {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.map_err(|_| Broken)?.to_bytes();
+    let op = Op::from_path(head.uri.path());
+    let path = head.uri.path().to_owned();
+    state.record(Recorded {
+        method: head.method,
+        path: head.uri.path_and_query().map_or_else(|| path.clone(), ToString::to_string),
+        version: head.version,
+        headers: head.headers,
+        body: body.clone(),
+    });
+    let ask = Ask::read(&body);
+    let for_path = state.script_for_path(&path);
+    match (op, for_path) {
+        (None, None) => built_in(&path, &state),
+        (op, for_path) => {
+            // A script for another path may leave it unanswered, so it is watched too; it counts as an attempt then.
+            let in_flight = state.begin(ask.user.clone());
+            let script = for_path.unwrap_or_else(|| state.script_for(ask.model.as_deref()));
+            play(script, op.unwrap_or(Op::ChatCompletions), ask, in_flight, sabotage).await
+        }
+    }
+}
+
+/// What a backend answers beside its work.
+fn built_in(path: &str, state: &State) -> Answer {
+    let json = [("content-type", "application/json".to_owned())];
+    match path {
+        "/health" => reply(200, &json, Bytes::from_static(br#"{"status":"ok"}"#)),
+        "/v1/models" => {
+            let models = state.models();
+            let models = models.iter().map(|id| openai::Model { id, created: 1_700_000_000, owned_by: "mock" });
+            reply(200, &json, openai::models_body(models))
+        }
+        "/mock/cuts" => {
+            let cuts = serde_json::to_vec(&state.cuts()).map_err(|_| Broken)?;
+            reply(200, &json, cuts.into())
+        }
+        _ => {
+            let Script::Reply { status, headers, body } = Script::status(404, "the mock has no such path") else {
+                return Err(Broken);
+            };
+            reply(status, &headers, body)
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! A connection that can be told to misbehave below HTTP.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::script::End;
+
+/// What a script does to the connection that its request came on.
+#[derive(Debug, Default)]
+pub(super) struct Sabotage {
+    is_reset: AtomicBool,
+    instead: OnceLock<(Bytes, End)>,
+    written: AtomicUsize,
+}
+
+/// The connection; plain until its sabotage says otherwise.
+#[derive(Debug)]
+pub(super) struct Socket {
+    tcp: TcpStream,
+    sabotage: Arc<Sabotage>,
+}
+
+// === impl Sabotage ===
+
+impl Sabotage {
+    /// Makes the end of the connection an RST.
+    pub(super) fn reset_when_dropped(&self) {
+        self.is_reset.store(true, Ordering::Relaxed);
+    }
+
+    /// Writes these bytes in place of anything that HTTP wants to write from now on, then does as `end` says.
+    pub(super) fn write_instead(&self, bytes: Bytes, end: End) {
+        // A second script on the same connection changes nothing: the first has ended it.
+        let _ = self.instead.set((bytes, end));
+    }
+}
+
+// === impl Socket ===
+
+impl Socket {
+    pub(super) fn new(tcp: TcpStream, sabotage: Arc<Sabotage>) -> Self {
+        Self { tcp, sabotage }
+    }
+
+    fn poll_write_instead(&mut self, cx: &mut Context<'_>, bytes: &[u8], end: End) -> Poll<io::Result<usize>> {
+        loop {
+            let written = self.sabotage.written.load(Ordering::Relaxed);
+            if written == bytes.len() {
+                return match end {
+                    // Nobody wakes this write again; the connection ends when the client or the mock ends it.
+                    End::KeepOpen => Poll::Pending,
+                    End::Close | End::Reset => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+                };
+            }
+            let count = ready!(Pin::new(&mut self.tcp).poll_write(cx, &bytes[written..]))?;
+            self.sabotage.written.store(written + count, Ordering::Relaxed);
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if let Some((bytes, end)) = self.sabotage.instead.get().cloned() {
+            return self.poll_write_instead(cx, &bytes, end);
+        }
+        Pin::new(&mut self.tcp).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if let Some((bytes, end)) = self.sabotage.instead.get().cloned() {
+            return self.poll_write_instead(cx, &bytes, end);
+        }
+        Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.sabotage.is_reset.load(Ordering::Relaxed) {
+            // A FIN before the RST would look like a clean end.
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.sabotage.is_reset.load(Ordering::Relaxed) {
+            // With a lingering time of zero, closing sends an RST; without, the end is a FIN, which a test would notice.
+            let _ = SockRef::from(&self.tcp).set_linger(Some(Duration::ZERO));
+        }
+    }
+}

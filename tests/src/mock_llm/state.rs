@@ -1,0 +1,218 @@
+//! What the mock knows: its scripts, what it was asked, and who left before the end.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Version};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::ask::now_ns;
+use super::script::Script;
+
+/// Cuts that are remembered one by one; later ones are only counted.
+const CUTS_MAX: usize = 1_000_000;
+
+/// One request as it arrived.
+#[derive(Debug, Clone)]
+pub struct Recorded {
+    /// The method.
+    pub method: Method,
+    /// The path with its query.
+    pub path: String,
+    /// The version of HTTP.
+    pub version: Version,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub body: Bytes,
+}
+
+/// A client that left before its answer was over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cut {
+    /// The `user` of the request.
+    pub user: Option<String>,
+    /// When the mock saw it, in ns since 1970.
+    pub at_ns: u64,
+}
+
+/// What happened so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Requests to an operation of the API; health checks and model lists are none.
+    pub attempts: usize,
+    /// Those that are not answered in full yet.
+    pub active: usize,
+    /// Clients that left before the end.
+    pub cut: usize,
+    /// Connections that are open.
+    pub connections: usize,
+    /// Connections that were ever opened.
+    pub connections_ever: usize,
+    /// Requests of any kind.
+    pub requests: usize,
+}
+
+/// Shared by all connections of a mock.
+#[derive(Debug)]
+pub struct State {
+    is_recording: bool,
+    counts: watch::Sender<Counts>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    models: Vec<String>,
+    default: Script,
+    next: VecDeque<Script>,
+    by_model: HashMap<String, Script>,
+    by_path: HashMap<String, Script>,
+    requests: Vec<Recorded>,
+    cuts: Vec<Cut>,
+}
+
+/// One request that is being answered; dropped early, it counts as cut.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    state: Arc<State>,
+    user: Option<String>,
+    is_over: bool,
+}
+
+/// One open connection.
+#[derive(Debug)]
+pub(super) struct Connected(Arc<State>);
+
+// === impl State ===
+
+impl State {
+    /// A mock that serves these models by this script; `is_recording` keeps every request for the test to look at.
+    pub fn new(models: Vec<String>, default: Script, is_recording: bool) -> Arc<Self> {
+        let inner = Inner {
+            models,
+            default,
+            next: VecDeque::new(),
+            by_model: HashMap::new(),
+            by_path: HashMap::new(),
+            requests: Vec::new(),
+            cuts: Vec::new(),
+        };
+        Arc::new(Self { is_recording, counts: watch::Sender::default(), inner: Mutex::new(inner) })
+    }
+
+    pub(super) fn set_default(&self, script: Script) {
+        self.inner().default = script;
+    }
+
+    pub(super) fn push_next(&self, script: Script) {
+        self.inner().next.push_back(script);
+    }
+
+    pub(super) fn set_for_model(&self, model: &str, script: Script) {
+        self.inner().by_model.insert(model.to_owned(), script);
+    }
+
+    pub(super) fn set_for_path(&self, path: &str, script: Option<Script>) {
+        let mut inner = self.inner();
+        match script {
+            Some(script) => inner.by_path.insert(path.to_owned(), script),
+            None => inner.by_path.remove(path),
+        };
+    }
+
+    pub(super) fn set_models(&self, models: Vec<String>) {
+        self.inner().models = models;
+    }
+
+    pub(super) fn models(&self) -> Vec<String> {
+        self.inner().models.clone()
+    }
+
+    /// The script for a request to an operation: the next in the queue, else the model's, else the default.
+    pub(super) fn script_for(&self, model: Option<&str>) -> Script {
+        let mut inner = self.inner();
+        if let Some(script) = inner.next.pop_front() {
+            return script;
+        }
+        model.and_then(|model| inner.by_model.get(model)).unwrap_or(&inner.default).clone()
+    }
+
+    pub(super) fn script_for_path(&self, path: &str) -> Option<Script> {
+        self.inner().by_path.get(path).cloned()
+    }
+
+    pub(super) fn record(&self, request: Recorded) {
+        if self.is_recording {
+            self.inner().requests.push(request);
+        }
+        self.counts.send_modify(|counts| counts.requests += 1);
+    }
+
+    pub(super) fn requests(&self) -> Vec<Recorded> {
+        self.inner().requests.clone()
+    }
+
+    pub(super) fn cuts(&self) -> Vec<Cut> {
+        self.inner().cuts.clone()
+    }
+
+    pub(super) fn counts(&self) -> watch::Receiver<Counts> {
+        self.counts.subscribe()
+    }
+
+    pub(super) fn begin(self: &Arc<Self>, user: Option<String>) -> InFlight {
+        self.counts.send_modify(|counts| {
+            counts.attempts += 1;
+            counts.active += 1;
+        });
+        InFlight { state: self.clone(), user, is_over: false }
+    }
+
+    pub(super) fn connected(self: &Arc<Self>) -> Connected {
+        self.counts.send_modify(|counts| {
+            counts.connections += 1;
+            counts.connections_ever += 1;
+        });
+        Connected(self.clone())
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl InFlight ===
+
+impl InFlight {
+    /// The script is at its end: what happens to the connection now is nobody's fault.
+    pub(super) fn over(&mut self) {
+        self.is_over = true;
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if !self.is_over {
+            let cut = Cut { user: self.user.take(), at_ns: now_ns() };
+            let mut inner = self.state.inner();
+            if inner.cuts.len() < CUTS_MAX {
+                inner.cuts.push(cut);
+            }
+        }
+        self.state.counts.send_modify(|counts| {
+            counts.active -= 1;
+            counts.cut += usize::from(!self.is_over);
+        });
+    }
+}
+
+// === impl Connected ===
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.counts.send_modify(|counts| counts.connections -= 1);
+    }
+}
