@@ -1,1 +1,27 @@
 //! A worker: takes client traffic, picks a backend, relays the stream.
+//!
+//! Modules in the order in which a request meets them, then those that bring the configuration in.
+
+mod exchange;
+mod refusal;
+
+mod listener;
+mod edge;
+mod policy;
+mod routing;
+mod balance;
+mod upstream;
+mod relay;
+
+mod live;
+mod file;
+mod metrics;
+mod ops;
+mod settings;
+mod worker;
+
+pub use crate::{
+    file::FileFault,
+    settings::{ConfigOrigin, DataPlaneArgs, OriginArgs, Settings, SyncTls, TrafficArgs},
+    worker::{Addresses, Worker},
+};

@@ -7,6 +7,7 @@ mod tests;
 
 use std::ffi::OsString;
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -35,6 +36,15 @@ enum Ending {
     Told(String),
     /// Everything that is wrong.
     Wrong(Vec<String>),
+}
+
+/// Where state is kept unless a flag says otherwise: `$XDG_STATE_HOME/ntonix`, `~/.local/state/ntonix`, or `state` in
+/// the current directory of a user without a home.
+pub fn state_dir() -> PathBuf {
+    #[expect(clippy::disallowed_methods, reason = "settings read the environment")]
+    let env = |name| std::env::var(name).ok().filter(|value| !value.is_empty()).map(PathBuf::from);
+    let state = env("XDG_STATE_HOME").or_else(|| Some(env("HOME")?.join(".local/state")));
+    state.map_or_else(|| PathBuf::from("state"), |state| state.join("ntonix"))
 }
 
 /// Reads `args` (the program's name first) and the environment. `Err` is how to exit: 0 after `--help` and `--version`,

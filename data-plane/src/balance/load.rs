@@ -1,0 +1,189 @@
+//! What a backend is doing: streams in flight, health, breaker. Shared by all threads, kept across revisions.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
+};
+
+use arc_swap::ArcSwapOption;
+use ntonix_config::Breaker as BreakerSettings;
+use tokio::time::Instant;
+
+use super::breaker::{Breaker, Phase};
+
+/// The running state of one backend. Its identity is (pool, name, url): while that stays, so does this.
+#[derive(Debug)]
+pub(crate) struct Load {
+    in_flight: AtomicUsize,
+    condition: AtomicU8,
+    /// A revision took it out: streams finish, nothing new begins.
+    draining: AtomicBool,
+    breaker: Mutex<Breaker>,
+    /// The models that it said it has; `None` until it said so.
+    models: ArcSwapOption<Vec<String>>,
+}
+
+/// How a backend stands, as operators see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Condition {
+    /// It takes traffic; also before the first check.
+    Healthy,
+    /// Its health checks fail.
+    Unhealthy,
+    /// It is no longer configured and finishes its streams.
+    Draining,
+}
+
+/// How an attempt went, in the eyes of the breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It answered.
+    Success,
+    /// It failed.
+    Failure,
+}
+
+/// One stream in flight on a backend; it ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct LoadGuard {
+    load: Arc<Load>,
+    judged: bool,
+}
+
+// === impl Load ===
+
+impl Load {
+    /// A healthy backend with nothing to do.
+    pub(crate) fn new() -> Self {
+        Self {
+            in_flight: AtomicUsize::new(0),
+            condition: AtomicU8::new(0),
+            draining: AtomicBool::new(false),
+            breaker: Mutex::new(Breaker::new()),
+            models: ArcSwapOption::empty(),
+        }
+    }
+
+    /// Streams in flight.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// How it stands.
+    pub(crate) fn condition(&self) -> Condition {
+        if self.draining.load(Ordering::Relaxed) {
+            return Condition::Draining;
+        }
+        match self.condition.load(Ordering::Relaxed) {
+            0 => Condition::Healthy,
+            _ => Condition::Unhealthy,
+        }
+    }
+
+    /// How it stands, breaker included, as the metrics call it.
+    pub(crate) fn state(&self, now: Instant) -> &'static str {
+        match (self.condition(), self.breaker().phase(now)) {
+            (Condition::Draining, _) => "draining",
+            (Condition::Unhealthy, _) => "unhealthy",
+            (Condition::Healthy, Phase::Open) => "open",
+            (Condition::Healthy, Phase::HalfOpen) => "half-open",
+            (Condition::Healthy, Phase::Closed) => "healthy",
+        }
+    }
+
+    /// The health checks changed their mind.
+    pub(crate) fn set_healthy(&self, healthy: bool, now: Instant) {
+        let was = self.condition.swap(u8::from(!healthy), Ordering::Relaxed);
+        if healthy && was != 0 {
+            self.breaker().recover(now);
+        }
+    }
+
+    /// A revision took it out, or put it back.
+    pub(crate) fn set_draining(&self, draining: bool) {
+        self.draining.store(draining, Ordering::Relaxed);
+    }
+
+    /// The models that it said it has; `None` until it said so.
+    pub(crate) fn models(&self) -> Option<Arc<Vec<String>>> {
+        self.models.load_full()
+    }
+
+    /// It said which models it has.
+    pub(crate) fn set_models(&self, models: Vec<String>) {
+        self.models.store(Some(Arc::new(models)));
+    }
+
+    /// The share of its weight that it may be given now: 0 when it takes no traffic.
+    pub(crate) fn share(&self, now: Instant, settings: &BreakerSettings) -> f64 {
+        if self.condition() != Condition::Healthy {
+            return 0.0;
+        }
+        let breaker = self.breaker();
+        if breaker.allows(now) { breaker.share(now, settings.slow_start) } else { 0.0 }
+    }
+
+    /// Begins a stream, unless `most` are in flight already or the breaker has closed in the meantime.
+    pub(crate) fn enter(self: &Arc<Self>, most: Option<u32>, now: Instant) -> Option<LoadGuard> {
+        let limit = most.map_or(usize::MAX, |most| most as usize);
+        self.in_flight
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |streams| (streams < limit).then_some(streams + 1))
+            .ok()?;
+        let mut breaker = self.breaker();
+        if !breaker.allows(now) {
+            drop(breaker);
+            self.in_flight.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        breaker.enter(now);
+        drop(breaker);
+        Some(LoadGuard { load: Arc::clone(self), judged: false })
+    }
+
+    fn breaker(&self) -> std::sync::MutexGuard<'_, Breaker> {
+        // A panic while it was held cannot leave a breaker half changed in a way that matters.
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl LoadGuard ===
+
+impl LoadGuard {
+    /// Tells the breaker how the attempt went; the first verdict counts, except that a failure corrects a success.
+    /// Returns whether the breaker changed by it.
+    pub(crate) fn judge(&mut self, verdict: Verdict, now: Instant, settings: &BreakerSettings) -> bool {
+        self.judged = true;
+        let mut breaker = self.load.breaker();
+        match verdict {
+            Verdict::Success => breaker.success(now),
+            Verdict::Failure => breaker.failure(now, settings),
+        }
+    }
+}
+
+impl Drop for LoadGuard {
+    fn drop(&mut self) {
+        if !self.judged {
+            self.load.breaker().forget();
+        }
+        self.load.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_in_flight_are_counted_until_they_end_and_bounded() {
+        let (load, now) = (Arc::new(Load::new()), Instant::now());
+        let first = load.enter(Some(2), now).unwrap();
+        let second = load.enter(Some(2), now).unwrap();
+        assert!(load.enter(Some(2), now).is_none());
+        assert_eq!(load.in_flight(), 2);
+        drop(first);
+        assert!(load.enter(Some(2), now).is_some());
+        drop(second);
+        assert_eq!(load.in_flight(), 0);
+    }
+}

@@ -1,0 +1,147 @@
+//! The protocols of clients: which one a request speaks, and what is done with it.
+//!
+//! Only this folder knows how a client speaks; behind it there are [`Exchange`](crate::exchange::Exchange)s.
+
+mod body;
+mod cors;
+mod credential;
+mod http;
+mod models;
+pub(crate) mod respond;
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use ::http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use hyper::body::Incoming;
+use ntonix_llm::call::Op;
+use ntonix_runtime::drain::Drain;
+use tower::util::BoxCloneSyncService;
+
+pub(crate) use self::{body::EdgeBody, cors::Origins};
+use crate::{
+    exchange::{Client, Exchange, Reply, Transport},
+    live::{self, Live},
+    metrics::Metrics,
+    refusal::{Kind, Refusal},
+    upstream::headers::X_REQUEST_ID,
+};
+
+/// The stack, as an edge calls it.
+pub(crate) type Stack = BoxCloneSyncService<Exchange, Reply, Refusal>;
+
+/// Takes the requests of one thread's connections.
+#[derive(Debug)]
+pub(crate) struct Edge {
+    /// Where exchanges go.
+    pub(crate) stack: Stack,
+    /// What runs.
+    pub(crate) cell: Arc<live::Cell>,
+    /// Pages that may talk to us from a browser.
+    pub(crate) origins: Origins,
+    /// What is counted.
+    pub(crate) metrics: Metrics,
+    /// Whether this worker is going away.
+    pub(crate) drain: Drain,
+}
+
+/// The connection that a request came by.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    /// Its address.
+    pub(crate) address: SocketAddr,
+    /// The listener serves configurations without keys.
+    pub(crate) anonymous: bool,
+    /// The gateway goes away now.
+    pub(crate) stopping: Arc<AtomicBool>,
+}
+
+/// A request with what every path needs.
+struct Visit {
+    peer: Arc<Peer>,
+    id: Arc<str>,
+    live: Arc<Live>,
+    request: Request<Incoming>,
+}
+
+// === impl Edge ===
+
+impl Edge {
+    /// Answers one request.
+    pub(crate) async fn serve(self: Arc<Self>, peer: Arc<Peer>, request: Request<Incoming>) -> Response<EdgeBody> {
+        let id = request_id(request.headers());
+        let origin = request.headers().get(header::ORIGIN).cloned();
+        if let Some(preflight) = self.origins.preflight(&request) {
+            return preflight;
+        }
+        let mut response = match self.cell.load() {
+            Some(live) => self.dispatch(Visit { peer, id: Arc::clone(&id), live, request }).await,
+            None => Err(Refusal::new(Kind::NotConfigured, "this gateway has no configuration yet")
+                .retry_after(std::time::Duration::from_secs(1))),
+        }
+        .unwrap_or_else(|refusal| respond::response(&refusal, &id));
+        if let Ok(id) = HeaderValue::from_str(&id) {
+            response.headers_mut().insert(X_REQUEST_ID, id);
+        }
+        self.origins.allow(origin.as_ref(), response.headers_mut());
+        response
+    }
+
+    async fn dispatch(&self, visit: Visit) -> Result<Response<EdgeBody>, Refusal> {
+        let path = visit.request.uri().path();
+        let method = visit.request.method();
+        if let Some(op) = Op::from_path(path) {
+            return match *method {
+                Method::POST => Ok(self.ask(visit, op).await),
+                _ => Err(not_allowed("POST")),
+            };
+        }
+        if path == "/v1/models" || path.starts_with("/v1/models/") {
+            return match *method {
+                Method::GET | Method::HEAD => self.models(&visit),
+                _ => Err(not_allowed("GET, HEAD")),
+            };
+        }
+        Err(Refusal::new(Kind::NotFound, not_here(path)))
+    }
+}
+
+fn not_allowed(allowed: &'static str) -> Refusal {
+    Refusal::new(Kind::MethodNotAllowed, format!("this path takes {allowed} only"))
+}
+
+fn not_here(path: &str) -> String {
+    const SERVED: &str = "/v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models and /v1/ws";
+    match path {
+        "/v1/responses" | "/v1/messages" => format!("{path} is not served by this gateway yet; it serves {SERVED}"),
+        _ => format!("there is nothing at this path; this gateway serves {SERVED}"),
+    }
+}
+
+/// The client's own id when it is a sensible one, or a new one.
+fn request_id(headers: &HeaderMap) -> Arc<str> {
+    let sensible = |id: &str| {
+        (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
+    };
+    match headers.get(X_REQUEST_ID).and_then(|id| id.to_str().ok()) {
+        Some(id) if sensible(id) => id.into(),
+        _ => new_request_id(),
+    }
+}
+
+/// 128 random bits in hex. It names an exchange; it protects nothing.
+fn new_request_id() -> Arc<str> {
+    format!("req_{:032x}", fastrand::u128(..)).into()
+}
+
+impl Visit {
+    fn client(&self) -> Arc<Client> {
+        let transport = match self.request.version() {
+            ::http::Version::HTTP_2 => Transport::Http2,
+            _ => Transport::Http1,
+        };
+        Arc::new(Client { address: self.peer.address, transport, headers: self.request.headers().clone() })
+    }
+}

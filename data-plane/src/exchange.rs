@@ -1,0 +1,291 @@
+//! The currency of the stack: one question, and its streamed answer.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use ntonix_llm::{Usage, call::Call};
+use tokio::time::Instant;
+
+use crate::{
+    live::{Identity, Key, Live, Tenant},
+    policy::observe::Observer,
+    refusal::{Kind, Refusal},
+    relay::{
+        Passage, Relay, Tally,
+        opening::{self, Opening},
+    },
+    routing::Route,
+};
+
+/// One question on its way through the stack. Cloning is cheap; a clone is the same question.
+#[derive(Clone, Debug)]
+pub(crate) struct Exchange {
+    /// What everyone who asks gets to see: in the answer, at the backend, in the log.
+    pub(crate) id: Arc<str>,
+    /// The configuration that it began under, to its end.
+    pub(crate) live: Arc<Live>,
+    /// What is asked.
+    pub(crate) call: Arc<Call>,
+    /// Who asks.
+    pub(crate) client: Arc<Client>,
+    /// What the credential of the client stands for.
+    pub(crate) identity: Identity,
+    /// When it arrived.
+    pub(crate) started: Instant,
+    /// When it must be over; set by `deadline`.
+    pub(crate) over_at: Instant,
+    /// Who answers; set by routing.
+    pub(crate) route: Option<Arc<Route>>,
+    /// What the one line of the log will say.
+    pub(crate) record: Arc<Record>,
+}
+
+/// The connection that a question came by.
+#[derive(Debug)]
+pub(crate) struct Client {
+    /// The peer.
+    pub(crate) address: SocketAddr,
+    /// How it speaks to us.
+    pub(crate) transport: Transport,
+    /// The headers of its request, credentials included.
+    pub(crate) headers: HeaderMap,
+}
+
+/// How a client speaks to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Transport {
+    /// HTTP/1.0 or 1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// A stream of an `ntonix.v1` socket.
+    WebSocket,
+}
+
+/// What is learned of an exchange on its way, for the one line of the log.
+#[derive(Debug, Default)]
+pub(crate) struct Record(Mutex<Facts>);
+
+/// See [`Record`].
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Facts {
+    /// The key that was shown.
+    pub(crate) key: Option<Arc<Key>>,
+    /// Who asks.
+    pub(crate) tenant: Option<Arc<Tenant>>,
+    /// Who answers.
+    pub(crate) route: Option<Arc<Route>>,
+    /// The pool and the backend of the last attempt.
+    pub(crate) backend: Option<(Arc<str>, Arc<str>)>,
+    /// Attempts made.
+    pub(crate) attempts: u32,
+    /// What the backend said that it used, when the body was read at once.
+    pub(crate) usage: Option<Usage>,
+}
+
+/// An answer: its head, and a body that is pulled.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    /// 200, or what the backend said instead.
+    pub(crate) status: StatusCode,
+    /// The backend's headers that the client may see.
+    pub(crate) headers: HeaderMap,
+    /// The rest.
+    pub(crate) body: ReplyBody,
+}
+
+/// The body of an answer, with all that must live as long as it does.
+pub(crate) struct ReplyBody {
+    source: Source,
+    holds: Vec<Hold>,
+    observer: Option<Observer>,
+}
+
+/// Something that is given back when the answer ends or is dropped: limits count streams, not headers.
+pub(crate) type Hold = Box<dyn Send>;
+
+/// Where the bytes come from.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// All of it is here.
+    Full(Bytes),
+    /// A backend's stream.
+    Relay(Box<Relay>),
+    /// A large body that is not a stream.
+    Passage(Box<Passage>),
+    /// The head was sent early; the backend's first event is still awaited.
+    Opening(Box<Opening>),
+    /// Nothing is left.
+    End,
+}
+
+// === impl Exchange ===
+
+impl Exchange {
+    /// The route that routing found; the stack guarantees that it ran.
+    pub(crate) fn route(&self) -> Result<&Arc<Route>, Refusal> {
+        self.route.as_ref().ok_or_else(|| Refusal::new(Kind::Internal, "the request was not routed"))
+    }
+}
+
+// === impl Transport ===
+
+impl Transport {
+    /// The label of the metrics and the log.
+    pub(crate) fn as_label(self) -> &'static str {
+        match self {
+            Transport::Http1 => "http1",
+            Transport::Http2 => "http2",
+            Transport::WebSocket => "websocket",
+        }
+    }
+}
+
+// === impl Record ===
+
+impl Record {
+    /// The facts so far.
+    pub(crate) fn facts(&self) -> MutexGuard<'_, Facts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Reply ===
+
+impl Reply {
+    /// An answer whose body is all here.
+    pub(crate) fn full(status: StatusCode, headers: HeaderMap, body: Bytes) -> Self {
+        Self { status, headers, body: ReplyBody::new(Source::Full(body)) }
+    }
+
+    /// An answer that streams.
+    pub(crate) fn stream(headers: HeaderMap, source: Source) -> Self {
+        Self { status: StatusCode::OK, headers, body: ReplyBody::new(source) }
+    }
+
+    /// Gives something back when the answer ends or is dropped.
+    pub(crate) fn hold(&mut self, hold: Hold) {
+        self.body.holds.push(hold);
+    }
+
+    /// Tells `observer` how the answer ends.
+    pub(crate) fn observe(&mut self, observer: Observer) {
+        self.body.observer = Some(observer);
+    }
+}
+
+// === impl ReplyBody ===
+
+impl ReplyBody {
+    fn new(source: Source) -> Self {
+        Self { source, holds: Vec::new(), observer: None }
+    }
+
+    /// The next bytes: whole events of a stream, or the body. An error is the last item; after it or `None` all that
+    /// was held has been given back.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Refusal>>> {
+        // A panic in a relay ends that stream alone.
+        let polled = catch_unwind(AssertUnwindSafe(|| self.source.poll_next(cx)));
+        let item = match polled {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(item)) => item,
+            Err(_) => Some(Err(Refusal::new(Kind::Internal, "the gateway failed while it relayed this stream"))),
+        };
+        match &item {
+            Some(Ok(_)) if !self.is_end() => {}
+            Some(Ok(_)) | None => self.finish(None),
+            Some(Err(refusal)) => self.finish(Some(refusal)),
+        }
+        Poll::Ready(item)
+    }
+
+    /// Will `poll_next` give nothing more? Known with the last bytes, so that the end can leave with them.
+    pub(crate) fn is_end(&self) -> bool {
+        match &self.source {
+            Source::Full(_) | Source::Opening(_) | Source::Passage(_) => false,
+            Source::Relay(relay) => relay.is_end(),
+            Source::End => true,
+        }
+    }
+
+    /// How long it is, when that is known.
+    pub(crate) fn size(&self) -> Option<u64> {
+        match &self.source {
+            Source::Full(bytes) => Some(bytes.len() as u64),
+            Source::End => Some(0),
+            Source::Relay(_) | Source::Opening(_) | Source::Passage(_) => None,
+        }
+    }
+
+    /// The source alone, for a body that nobody holds anything for yet.
+    pub(crate) fn into_source(mut self) -> Source {
+        std::mem::replace(&mut self.source, Source::End)
+    }
+
+    /// The gateway ends it: the error is what the client is told.
+    pub(crate) fn abort(&mut self, refusal: &Refusal) {
+        self.finish(Some(refusal));
+    }
+
+    fn finish(&mut self, refusal: Option<&Refusal>) {
+        if let Some(observer) = self.observer.take() {
+            observer.finished(refusal, self.source.tally());
+        }
+        self.source = Source::End;
+        self.holds.clear();
+    }
+}
+
+impl Drop for ReplyBody {
+    fn drop(&mut self) {
+        if let Some(observer) = self.observer.take() {
+            observer.cancelled(self.source.tally());
+        }
+    }
+}
+
+impl fmt::Debug for ReplyBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReplyBody").field("source", &self.source).field("holds", &self.holds.len()).finish()
+    }
+}
+
+// === impl Source ===
+
+impl Source {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Refusal>>> {
+        loop {
+            match self {
+                Source::End => return Poll::Ready(None),
+                Source::Full(bytes) => {
+                    let bytes = std::mem::take(bytes);
+                    *self = Source::End;
+                    return Poll::Ready((!bytes.is_empty()).then_some(Ok(bytes)));
+                }
+                Source::Relay(relay) => return relay.poll_next(cx),
+                Source::Passage(passage) => return passage.poll_next(cx),
+                Source::Opening(opening) => match opening.poll_next(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(opening::Step::Heartbeat(bytes))) => return Poll::Ready(Some(Ok(bytes))),
+                    Poll::Ready(Ok(opening::Step::Opened(source))) => *self = source,
+                    Poll::Ready(Err(refusal)) => return Poll::Ready(Some(Err(refusal))),
+                },
+            }
+        }
+    }
+
+    fn tally(&self) -> Option<Tally> {
+        match self {
+            Source::Relay(relay) => Some(relay.tally()),
+            Source::Passage(passage) => Some(passage.tally()),
+            Source::Full(_) | Source::Opening(_) | Source::End => None,
+        }
+    }
+}

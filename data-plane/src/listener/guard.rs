@@ -1,0 +1,251 @@
+//! Watches a client's socket: one that says nothing, says it too slowly, or stops reading does not stay for ever.
+//!
+//! hyper's own header timer also runs while a connection is idle between requests; the two are told apart here.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep, sleep_until},
+};
+
+/// How long the head of a request may take from its first byte.
+const HEAD_WITHIN: Duration = Duration::from_secs(10);
+/// How long a connection may be idle between requests; before the first one it has `HEAD_WITHIN`.
+const IDLE_AT_MOST: Duration = Duration::from_secs(75);
+/// How long a client may read nothing while there is something to read.
+const STALL_AT_MOST: Duration = Duration::from_secs(60);
+
+/// How many requests of a connection are under way.
+#[derive(Debug, Default)]
+pub(crate) struct Activity(AtomicUsize);
+
+/// One request under way; over when dropped.
+#[derive(Debug)]
+pub(crate) struct Busy(Arc<Activity>);
+
+/// A client's socket with its clocks.
+#[derive(Debug)]
+pub(crate) struct Guarded<T> {
+    inner: T,
+    activity: Arc<Activity>,
+    reading: Clock,
+    writing: Clock,
+    /// Did the request that is awaited begin to come?
+    began: bool,
+    /// Was there a request before?
+    served: bool,
+    /// HTTP/2 has frames between requests that are no requests.
+    frames: bool,
+}
+
+/// A timer that is set when something begins to be waited for, and forgotten when it comes.
+#[derive(Debug, Default)]
+struct Clock {
+    until: Option<Instant>,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+// === impl Activity ===
+
+impl Activity {
+    /// A request begins.
+    pub(crate) fn begin(self: &Arc<Self>) -> Busy {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Busy(Arc::clone(self))
+    }
+
+    fn is_idle(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+// === impl Clock ===
+
+impl Clock {
+    fn stop(&mut self) {
+        self.until = None;
+    }
+
+    /// Is the time of what is waited for over? It begins with the first call.
+    fn poll_over(&mut self, cx: &mut Context<'_>, within: Duration) -> Poll<()> {
+        let until = *self.until.get_or_insert_with(|| Instant::now() + within);
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        if sleep.deadline() != until {
+            sleep.as_mut().reset(until);
+        }
+        sleep.as_mut().poll(cx)
+    }
+}
+
+// === impl Guarded ===
+
+impl<T> Guarded<T> {
+    /// Watches `inner`. `activity` is told of requests by whoever serves them.
+    pub(crate) fn new(inner: T, activity: Arc<Activity>) -> Self {
+        Self {
+            inner,
+            activity,
+            reading: Clock::default(),
+            writing: Clock::default(),
+            began: false,
+            served: false,
+            frames: false,
+        }
+    }
+
+    /// What may be waited for now, while nothing comes.
+    fn read_within(&self) -> Duration {
+        let awaits_head = (self.began || !self.served) && !self.frames;
+        if awaits_head { HEAD_WITHIN } else { IDLE_AT_MOST }
+    }
+
+    fn came(&mut self, first: &[u8]) {
+        if !self.served && !self.began {
+            // RFC 9113 §3.4: an HTTP/2 connection begins with "PRI * HTTP/2.0".
+            self.frames = first.starts_with(b"PRI ");
+        }
+        // The head has one time for all of its bytes; idle time ends with its first.
+        if !self.began || self.frames {
+            self.reading.stop();
+        }
+        self.began = true;
+    }
+
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        ready!(self.writing.poll_over(cx, STALL_AT_MOST));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client stopped reading")))
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.activity.is_idle() {
+            // A request is under way: its own clocks run, and what comes now belongs to it or to the next one.
+            (this.served, this.began) = (true, false);
+            this.reading.stop();
+        }
+        let before = buf.filled().len();
+        match Pin::new(&mut this.inner).poll_read(cx, buf) {
+            Poll::Pending if this.activity.is_idle() => {
+                ready!(this.reading.poll_over(cx, this.read_within()));
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client sent no request in time")))
+            }
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(read) => {
+                if read.is_ok() && buf.filled().len() > before {
+                    this.came(&buf.filled()[before..]);
+                }
+                Poll::Ready(read)
+            }
+        }
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.inner).poll_write(cx, buf) {
+            Poll::Pending => this.poll_stalled(cx),
+            written => {
+                this.writing.stop();
+                written
+            }
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.inner).poll_write_vectored(cx, bufs) {
+            Poll::Pending => this.poll_stalled(cx),
+            written => {
+                this.writing.stop();
+                written
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_sends_its_head_byte_by_byte_has_ten_seconds_in_all() {
+        let (near, mut far) = duplex(64);
+        let mut guarded = Guarded::new(near, Arc::default());
+        let start = Instant::now();
+        let dripping = async {
+            while far.write_all(b"G").await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let reading = async {
+            let mut byte = [0];
+            while guarded.read_exact(&mut byte).await.is_ok() {}
+        };
+        tokio::select! { () = dripping => panic!("nobody stopped it"), () = reading => {} }
+        assert_eq!(start.elapsed().as_secs(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn between_requests_a_connection_may_rest_longer() {
+        let (near, mut far) = duplex(64);
+        let activity = Arc::<Activity>::default();
+        let mut guarded = Guarded::new(near, Arc::clone(&activity));
+        far.write_all(b"G").await.unwrap();
+        let mut byte = [0];
+        let busy = activity.begin();
+        guarded.read_exact(&mut byte).await.unwrap();
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut none = [0];
+        assert!(Pin::new(&mut guarded).poll_read(&mut cx, &mut ReadBuf::new(&mut none)).is_pending());
+        drop(busy);
+        let start = Instant::now();
+        assert!(guarded.read_exact(&mut byte).await.is_err());
+        assert_eq!(start.elapsed(), IDLE_AT_MOST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_stops_reading_is_let_go() {
+        let (near, _far) = duplex(16);
+        let mut guarded = Guarded::new(near, Arc::default());
+        let start = Instant::now();
+        let error = guarded.write_all(&[0; 64]).await.unwrap_err();
+        assert_eq!((error.kind(), start.elapsed()), (io::ErrorKind::TimedOut, STALL_AT_MOST));
+    }
+}

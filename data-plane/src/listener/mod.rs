@@ -1,0 +1,241 @@
+//! Client sockets: accepts, does the TLS handshake, speaks HTTP/1.1 or HTTP/2, and lets go when the worker drains.
+
+pub(crate) mod guard;
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use hyper::service::service_fn;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use ntonix_runtime::{drain::Held, tasks, tls::ServerTls};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+
+use self::guard::{Activity, Guarded};
+use crate::edge::{Edge, Peer};
+
+/// How long a TLS handshake may take.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
+/// The largest head of a request.
+const HEAD_MOST: usize = 64 * 1024;
+/// After a failed accept (no descriptors, say), so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Streams on one HTTP/2 connection.
+const HTTP2_STREAMS: u32 = 256;
+/// What one HTTP/2 stream buffers.
+const HTTP2_WINDOW: u32 = 64 * 1024;
+/// What a connection that is cut may still take to say so to its streams.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// One listening socket of one thread.
+pub(crate) struct Listener {
+    /// The socket.
+    pub(crate) socket: TcpListener,
+    /// Speak TLS on it.
+    pub(crate) tls: Option<ServerTls>,
+    /// It serves configurations without keys.
+    pub(crate) anonymous: bool,
+    /// Places for connections, shared by all threads: fewer than there are descriptors.
+    pub(crate) places: Arc<Semaphore>,
+    /// Where requests go.
+    pub(crate) edge: Arc<Edge>,
+}
+
+/// A connection's hold on the worker, for as long as it lives.
+struct Tenure {
+    _place: OwnedSemaphorePermit,
+    _held: Held,
+    edge: Arc<Edge>,
+}
+
+// === impl Listener ===
+
+impl Listener {
+    /// Accepts connections until the worker drains.
+    pub(crate) async fn run(self) {
+        let drain = self.edge.drain.clone();
+        // Whatever loses is an accept that has not happened.
+        tokio::select! {
+            () = self.accept() => {}
+            () = drain.draining() => {}
+        }
+    }
+
+    async fn accept(self) {
+        loop {
+            // Without a place the backlog of the system holds whoever comes: nobody is accepted to be thrown out.
+            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
+            match self.socket.accept().await {
+                Ok((stream, address)) => self.welcome(stream, address, place),
+                Err(error) => {
+                    tracing::warn!(%error, "Accept failed");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn welcome(&self, stream: TcpStream, address: SocketAddr, place: OwnedSemaphorePermit) {
+        // A token is one small packet: it must not wait for an acknowledgement of the one before.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "The client was gone before it was served");
+            return;
+        }
+        let tenure = Tenure::new(place, &self.edge);
+        let peer = Arc::new(Peer { address, anonymous: self.anonymous, stopping: Arc::new(AtomicBool::new(false)) });
+        match &self.tls {
+            None => drop(tasks::spawn("connection", serve(stream, peer, tenure))),
+            Some(tls) => {
+                let acceptor = TlsAcceptor::from(tls.config());
+                tasks::spawn("connection", async move {
+                    match timeout(HANDSHAKE_WITHIN, acceptor.accept(stream)).await {
+                        Ok(Ok(stream)) => serve(stream, peer, tenure).await,
+                        Ok(Err(error)) => tracing::debug!(client.addr = %peer.address, %error, "TLS handshake failed"),
+                        Err(_) => tracing::debug!(client.addr = %peer.address, "TLS handshake took too long"),
+                    }
+                });
+            }
+        }
+    }
+}
+
+// === impl Tenure ===
+
+impl Tenure {
+    fn new(place: OwnedSemaphorePermit, edge: &Arc<Edge>) -> Self {
+        edge.metrics.connections.inc();
+        Self { _place: place, _held: edge.drain.hold(), edge: Arc::clone(edge) }
+    }
+}
+
+impl Drop for Tenure {
+    fn drop(&mut self) {
+        self.edge.metrics.connections.dec();
+    }
+}
+
+/// Speaks HTTP on one connection until it ends or the worker does.
+async fn serve<T>(stream: T, peer: Arc<Peer>, tenure: Tenure)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let activity = Arc::<Activity>::default();
+    let io = TokioIo::new(Guarded::new(stream, Arc::clone(&activity)));
+    let service = {
+        let (edge, peer) = (Arc::clone(&tenure.edge), Arc::clone(&peer));
+        service_fn(move |request| {
+            let busy = activity.begin();
+            let (edge, peer) = (Arc::clone(&edge), Arc::clone(&peer));
+            async move {
+                let response = edge.serve(peer, request).await;
+                Ok::<_, Infallible>(response.map(|body| Occupied { body, _busy: busy }))
+            }
+        })
+    };
+    let builder = builder();
+    let connection = builder.serve_connection_with_upgrades(io, service);
+    tokio::pin!(connection);
+    let drain = tenure.edge.drain.clone();
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = drain.draining() => {
+            // HTTP/1.1: no further request; HTTP/2: GOAWAY. What runs, runs on.
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = drain.stopping() => {
+                    peer.stopping.store(true, Ordering::Relaxed);
+                    match timeout(LAST_WORDS, connection.as_mut()).await {
+                        Ok(ended) => ended,
+                        Err(_) => Ok(()),
+                    }
+                }
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(client.addr = %peer.address, error = %chain(&*error), "Connection ended early");
+    }
+}
+
+fn builder() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        // The head and idle clocks are `guard`'s.
+        .header_read_timeout(None)
+        .max_buf_size(HEAD_MOST)
+        .pipeline_flush(false);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(HTTP2_STREAMS)
+        .initial_stream_window_size(HTTP2_WINDOW)
+        .initial_connection_window_size(16 * HTTP2_WINDOW)
+        .max_send_buf_size(HTTP2_WINDOW as usize)
+        .max_header_list_size(HEAD_MOST as u32)
+        .keep_alive_interval(Some(Duration::from_secs(20)))
+        .keep_alive_timeout(Duration::from_secs(20));
+    builder
+}
+
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+pin_project_lite::pin_project! {
+    /// A body that keeps its connection busy until it ends.
+    struct Occupied<B> {
+        #[pin]
+        body: B,
+        _busy: guard::Busy,
+    }
+}
+
+impl<B: http_body::Body> http_body::Body for Occupied<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<B::Data>, B::Error>>> {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Fewer connections than descriptors: each may need a second one for its backend, and some are ours.
+pub(crate) fn most_connections(descriptors: u64) -> usize {
+    const OURS: u64 = 128;
+    usize::try_from(descriptors.saturating_sub(OURS) / 2).unwrap_or(usize::MAX).clamp(16, Semaphore::MAX_PERMITS)
+}

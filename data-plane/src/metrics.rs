@@ -1,0 +1,266 @@
+//! What a worker counts. Labels come from closed enums or from the configuration, never from a request.
+
+use std::{
+    ops::Deref,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use ntonix_runtime::metrics::{Buckets, Counter, Family, Gauge, Histogram, Labels, Registry, WithBuckets};
+use tokio::time::Instant;
+
+use crate::live::Live;
+
+/// Everything that a worker counts. Clones share the counts.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics(Arc<Counts>);
+
+/// See [`Metrics`].
+#[derive(Debug)]
+pub(crate) struct Counts {
+    registry: Registry,
+    /// Exchanges that ended, by route, transport and outcome.
+    exchanges: Family<Labels<3>, Counter>,
+    /// Exchanges under way.
+    pub(crate) active: Gauge,
+    /// Exchanges that wait for a place.
+    pub(crate) queued: Gauge,
+    /// Client connections.
+    pub(crate) connections: Gauge,
+    /// Panics that were caught.
+    pub(crate) panics: Counter,
+    request_duration: Family<Labels<1>, Histogram, WithBuckets>,
+    time_to_first_token: Family<Labels<1>, Histogram, WithBuckets>,
+    time_per_output_chunk: Family<Labels<1>, Histogram, WithBuckets>,
+    overhead: Family<Labels<1>, Histogram, WithBuckets>,
+    tokens: Family<Labels<2>, Counter>,
+    attempts: Family<Labels<2>, Counter>,
+    failures: Family<Labels<2>, Counter>,
+    /// The revision that runs.
+    pub(crate) revision: Gauge,
+    /// Revisions refused.
+    pub(crate) refused_revisions: Counter,
+    config_age: Gauge,
+    backend_streams: Family<Labels<2>, Gauge>,
+    backend_state: Family<Labels<3>, Gauge>,
+}
+
+/// What is counted of one route; looked up once for each revision, so that an exchange finds it ready.
+#[derive(Clone, Debug)]
+pub(crate) struct RouteMetrics {
+    /// From the arrival to the end.
+    pub(crate) request_duration: Histogram,
+    /// From the arrival to the first event.
+    pub(crate) time_to_first_token: Histogram,
+    /// From one event to the next.
+    pub(crate) time_per_output_chunk: Histogram,
+    /// From the arrival to the moment that the first backend was asked.
+    pub(crate) overhead: Histogram,
+    /// Tokens read.
+    pub(crate) prompt_tokens: Counter,
+    /// Tokens generated.
+    pub(crate) completion_tokens: Counter,
+}
+
+/// What is counted of one backend.
+#[derive(Clone, Debug)]
+pub(crate) struct BackendMetrics {
+    /// Attempts made.
+    pub(crate) attempts: Counter,
+    /// Attempts that failed.
+    pub(crate) failures: Counter,
+}
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+const OVERHEAD: Buckets = &[
+    Duration::from_micros(10),
+    Duration::from_micros(25),
+    Duration::from_micros(50),
+    Duration::from_micros(100),
+    Duration::from_micros(250),
+    Duration::from_micros(500),
+    ms(1),
+    Duration::from_micros(2500),
+    ms(5),
+    ms(10),
+    ms(100),
+    ms(1000),
+];
+const BETWEEN: Buckets = &[
+    ms(1),
+    Duration::from_micros(2500),
+    ms(5),
+    ms(10),
+    ms(25),
+    ms(50),
+    ms(75),
+    ms(100),
+    ms(150),
+    ms(200),
+    ms(300),
+    ms(400),
+    ms(500),
+    ms(750),
+    ms(1000),
+    ms(2500),
+    ms(10_000),
+];
+const FIRST: Buckets = &[
+    ms(1),
+    ms(5),
+    ms(10),
+    ms(20),
+    ms(40),
+    ms(60),
+    ms(80),
+    ms(100),
+    ms(250),
+    ms(500),
+    ms(750),
+    ms(1000),
+    ms(2500),
+    ms(5000),
+    ms(7500),
+    ms(10_000),
+    ms(30_000),
+    ms(60_000),
+];
+const WHOLE: Buckets = &[
+    ms(5),
+    ms(10),
+    ms(50),
+    ms(100),
+    ms(500),
+    ms(1000),
+    ms(2500),
+    ms(5000),
+    ms(10_000),
+    ms(30_000),
+    ms(60_000),
+    ms(300_000),
+    ms(1_800_000),
+];
+
+/// The route label of an exchange that no route was found for.
+pub(crate) const NO_ROUTE: &str = "";
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// All of them, at zero.
+    pub(crate) fn new() -> Self {
+        let registry = Registry::new();
+        Self(Arc::new(Counts {
+            exchanges: registry.counters(
+                "ntonix_exchanges",
+                "Exchanges that ended, by route, transport and outcome (completed, cancelled or the code of the refusal)",
+            ),
+            active: registry.gauge("ntonix_active_streams", "Exchanges under way, streamed or not"),
+            queued: registry.gauge("ntonix_queued_exchanges", "Exchanges that wait for a place"),
+            connections: registry.gauge("ntonix_client_connections", "Open client connections"),
+            panics: registry.counter("ntonix_panics", "Panics that ended one exchange; each is a bug"),
+            request_duration: registry.histograms(
+                "gen_ai_server_request_duration_seconds",
+                "From the arrival of a request to the end of its answer",
+                WHOLE,
+            ),
+            time_to_first_token: registry.histograms(
+                "gen_ai_server_time_to_first_token_seconds",
+                "From the arrival of a streamed request to its first event",
+                FIRST,
+            ),
+            time_per_output_chunk: registry.histograms(
+                "gen_ai_client_operation_time_per_output_chunk_seconds",
+                "From one event of a stream to the next",
+                BETWEEN,
+            ),
+            overhead: registry.histograms(
+                "ntonix_overhead_seconds",
+                "From the arrival of a request to asking the first backend, waiting in the queue included",
+                OVERHEAD,
+            ),
+            tokens: registry.counters("ntonix_tokens", "Tokens as backends counted them, by route and type (input, output)"),
+            attempts: registry.counters("ntonix_backend_attempts", "Attempts, by pool and backend"),
+            failures: registry.counters("ntonix_backend_failures", "Attempts that failed, by pool and backend"),
+            revision: registry.gauge("ntonix_config_revision", "The revision that runs; 0 for a file or before the first"),
+            refused_revisions: registry.counter("ntonix_config_refused", "Revisions that this worker refused"),
+            config_age: registry.gauge("ntonix_config_age_seconds", "Since when the configuration runs that runs"),
+            backend_streams: registry.gauges("ntonix_backend_streams", "Streams in flight, by pool and backend"),
+            backend_state: registry.gauges(
+                "ntonix_backend_state",
+                "1 for the state that a backend is in: healthy, unhealthy, draining, open (its breaker) or half-open",
+            ),
+            registry,
+        }))
+    }
+}
+
+// === impl Counts ===
+
+impl Counts {
+    /// The metrics of one route.
+    pub(crate) fn route(&self, route: &str) -> RouteMetrics {
+        let label = [("route", route.to_owned())];
+        let tokens =
+            |kind: &str| self.tokens.get_or_create_owned(&[("route", route.to_owned()), ("type", kind.to_owned())]);
+        RouteMetrics {
+            request_duration: self.request_duration.get_or_create_owned(&label),
+            time_to_first_token: self.time_to_first_token.get_or_create_owned(&label),
+            time_per_output_chunk: self.time_per_output_chunk.get_or_create_owned(&label),
+            overhead: self.overhead.get_or_create_owned(&label),
+            prompt_tokens: tokens("input"),
+            completion_tokens: tokens("output"),
+        }
+    }
+
+    /// The metrics of one backend.
+    pub(crate) fn backend(&self, pool: &str, backend: &str) -> BackendMetrics {
+        let labels = [("pool", pool.to_owned()), ("backend", backend.to_owned())];
+        BackendMetrics {
+            attempts: self.attempts.get_or_create_owned(&labels),
+            failures: self.failures.get_or_create_owned(&labels),
+        }
+    }
+
+    /// One exchange ended.
+    pub(crate) fn ended(&self, route: &str, transport: &'static str, outcome: &'static str) {
+        let labels =
+            [("route", route.to_owned()), ("transport", transport.to_owned()), ("outcome", outcome.to_owned())];
+        self.exchanges.get_or_create_owned(&labels).inc();
+    }
+
+    /// Brings what is looked up rather than counted up to date, before a scrape.
+    pub(crate) fn look_at(&self, live: &Live) {
+        let age = SystemTime::now().duration_since(live.origin().taken).unwrap_or_default();
+        self.config_age.set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+        // Backends that are gone must not stay on the page.
+        self.backend_streams.clear();
+        self.backend_state.clear();
+        for pool in live.pools() {
+            for backend in &pool.backends {
+                let label = |name: &'static str, value: &str| (name, value.to_owned());
+                let (pool, name) = (label("pool", &pool.name), label("backend", &backend.name));
+                let streams = i64::try_from(backend.load.in_flight()).unwrap_or(i64::MAX);
+                self.backend_streams.get_or_create_owned(&[pool.clone(), name.clone()]).set(streams);
+                let state = label("state", backend.load.state(Instant::now()));
+                self.backend_state.get_or_create_owned(&[pool, name, state]).set(1);
+            }
+        }
+    }
+
+    /// All of them as text.
+    pub(crate) fn encode(&self) -> String {
+        self.registry.encode()
+    }
+}
+
+impl Deref for Metrics {
+    type Target = Counts;
+
+    fn deref(&self) -> &Counts {
+        &self.0
+    }
+}

@@ -1,0 +1,225 @@
+//! One attempt: asks the backend that was picked and judges its head, up to the first event.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
+use http_body_util::Full;
+use ntonix_llm::{BackendError, openai, reply};
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    balance::{Picked, load::Verdict},
+    exchange::{Exchange, Reply, Source},
+    refusal::{Blame, Kind, Refusal},
+    relay::{Passage, Relay},
+    routing::Route,
+    upstream::{self, Answer, Body, headers, http_failure},
+};
+
+/// A body that is not a stream is gathered up to here, so that a cut before it is complete can still be retried; a
+/// larger one is passed on as it comes.
+const GATHERED_MOST: usize = 1024 * 1024;
+/// What is read of the body of an error.
+const ERROR_MOST: usize = 64 * 1024;
+
+/// Asks `picked` and returns once the first event, the whole body or an error is here. `model` is the name that the
+/// backend knows.
+pub(crate) async fn attempt(exchange: &Exchange, mut picked: Picked, model: Option<&str>) -> Result<Reply, Refusal> {
+    let route = Arc::clone(exchange.route()?);
+    let first_token_at = (exchange.started + route.spec.deadlines.first_token).min(exchange.over_at);
+    let attempt = Attempt { exchange, route, first_token_at };
+    let outcome = match timeout_at(first_token_at, attempt.run(&picked, model)).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(attempt.too_late()),
+    };
+    // A client that leaves drops this future before here: then nothing was learned of the backend.
+    match &outcome {
+        Ok(opened) if opened.is_server_error() => picked.judge(Verdict::Failure),
+        Ok(_) => picked.judge(Verdict::Success),
+        Err(refusal) if refusal.kind().blame() == Blame::Backend => picked.judge(Verdict::Failure),
+        Err(_) => {}
+    }
+    outcome.map(|opened| opened.into_reply(picked))
+}
+
+struct Attempt<'a> {
+    exchange: &'a Exchange,
+    route: Arc<Route>,
+    first_token_at: Instant,
+}
+
+/// An answer as far as it must be known before the client hears of it.
+enum Opened {
+    Full(StatusCode, HeaderMap, Bytes),
+    Stream(HeaderMap, Box<Relay>),
+    Passage(HeaderMap, Box<Passage>),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Complete {
+    Yes,
+    No,
+}
+
+// === impl Attempt ===
+
+impl Attempt<'_> {
+    async fn run(&self, picked: &Picked, model: Option<&str>) -> Result<Opened, Refusal> {
+        let call = &self.exchange.call;
+        // Usage is asked for behind the client's back and taken out again: what was streamed is always counted.
+        let ask_usage = call.stream && !call.include_usage;
+        let body = call.body_for(model, ask_usage);
+        let answer = upstream::ask(&picked.backend.connector, self.route.spec.deadlines.connect, |version| {
+            request(self.exchange, picked, version, body.clone())
+        })
+        .await?;
+        if answer.status != StatusCode::OK {
+            self.refused(answer).await
+        } else if call.stream {
+            self.open_stream(answer, ask_usage).await
+        } else {
+            self.gather(answer).await
+        }
+    }
+
+    async fn open_stream(&self, mut answer: Answer, ask_usage: bool) -> Result<Opened, Refusal> {
+        let seen = headers::downstream(&answer.headers);
+        if !has_type(&answer.headers, "text/event-stream") {
+            return Err(not_a_stream(&gather(&mut answer.body, ERROR_MOST).await?.0));
+        }
+        let mut relay = Relay::new(self.exchange, &self.route, answer.body, ask_usage);
+        relay.open().await?;
+        Ok(Opened::Stream(seen, Box::new(relay)))
+    }
+
+    async fn gather(&self, mut answer: Answer) -> Result<Opened, Refusal> {
+        let seen = headers::downstream(&answer.headers);
+        if !has_type(&answer.headers, "application/json") {
+            return Err(Refusal::new(Kind::UpstreamProtocol, "the backend's answer is not JSON"));
+        }
+        match gather(&mut answer.body, GATHERED_MOST).await? {
+            (all, Complete::Yes) => {
+                self.exchange.record.facts().usage = reply::usage_of(&all);
+                Ok(Opened::Full(StatusCode::OK, seen, all))
+            }
+            (start, Complete::No) => {
+                let passage = Passage::new(self.exchange, &self.route, start, answer.body);
+                Ok(Opened::Passage(seen, Box::new(passage)))
+            }
+        }
+    }
+
+    /// The backend answered something else than 200.
+    async fn refused(&self, mut answer: Answer) -> Result<Opened, Refusal> {
+        let status = answer.status;
+        if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
+            return Err(Refusal::new(Kind::UpstreamProtocol, "the backend refused the gateway's credential"));
+        }
+        if !status.is_client_error() && !status.is_server_error() {
+            let public = format!("the backend answered {} instead of 200", status.as_u16());
+            return Err(Refusal::new(Kind::UpstreamProtocol, public));
+        }
+        let (body, _) = gather(&mut answer.body, ERROR_MOST).await?;
+        let Some(error) = reply::backend_error(&body) else {
+            let public = format!("the backend answered {} with something that is no error in JSON", status.as_u16());
+            return Err(Refusal::new(Kind::UpstreamProtocol, public));
+        };
+        let mut seen = headers::downstream(&answer.headers);
+        seen.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Ok(Opened::Full(status, seen, openai_form(body, &error, &self.exchange.id)))
+    }
+
+    fn too_late(&self) -> Refusal {
+        if self.first_token_at < self.exchange.over_at {
+            let public = format!("no first token within {:?}", self.route.spec.deadlines.first_token);
+            return Refusal::new(Kind::UpstreamTimeout, public);
+        }
+        Refusal::new(Kind::DeadlineExceeded, format!("not finished within {:?}", self.route.spec.deadlines.total))
+    }
+}
+
+// === impl Opened ===
+
+impl Opened {
+    fn is_server_error(&self) -> bool {
+        matches!(self, Opened::Full(status, ..) if status.is_server_error())
+    }
+
+    fn into_reply(self, picked: Picked) -> Reply {
+        match self {
+            Opened::Full(status, headers, body) => Reply::full(status, headers, body),
+            Opened::Stream(headers, mut relay) => {
+                relay.hold(picked);
+                Reply::stream(headers, Source::Relay(relay))
+            }
+            Opened::Passage(headers, mut passage) => {
+                passage.hold(picked);
+                Reply::stream(headers, Source::Passage(passage))
+            }
+        }
+    }
+}
+
+fn request(exchange: &Exchange, picked: &Picked, version: Version, body: Bytes) -> Request<Full<Bytes>> {
+    let connector = &picked.backend.connector;
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = connector.uri(exchange.call.op.path(), version);
+    *request.headers_mut() = headers::upstream(&exchange.client.headers, exchange.client.address, &exchange.id);
+    connector.set_host(request.headers_mut(), version);
+    if let Some(credential) = &picked.pool.credential {
+        request.headers_mut().insert(header::AUTHORIZATION, credential.clone());
+    }
+    request
+}
+
+/// Reads a body up to `most` bytes; says whether that was all of it.
+async fn gather(body: &mut Body, most: usize) -> Result<(Bytes, Complete), Refusal> {
+    let mut whole: Option<Bytes> = None;
+    let mut joined = BytesMut::new();
+    while let Some(data) = body.data().await {
+        let data = data.map_err(http_failure)?;
+        match whole.take() {
+            // Most bodies come in one piece, which is passed on as it is.
+            None if joined.is_empty() => whole = Some(data),
+            first => {
+                joined.extend_from_slice(first.as_deref().unwrap_or_default());
+                joined.extend_from_slice(&data);
+            }
+        }
+        if joined.len() > most {
+            return Ok((joined.freeze(), Complete::No));
+        }
+    }
+    Ok((whole.unwrap_or_else(|| joined.freeze()), Complete::Yes))
+}
+
+fn has_type(headers: &HeaderMap, wanted: &str) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
+    let media_type = value.split(';').next().unwrap_or_default().trim();
+    media_type.eq_ignore_ascii_case(wanted)
+}
+
+/// The body of an error as OpenAI clients read it: as it came when it has that form, told anew when it has another.
+fn openai_form(body: Bytes, error: &BackendError, id: &str) -> Bytes {
+    #[derive(serde::Deserialize)]
+    struct Form {
+        #[serde(rename = "error")]
+        _error: serde_json::Map<String, serde_json::Value>,
+    }
+    if serde_json::from_slice::<Form>(&body).is_ok() {
+        return body;
+    }
+    let kind = error.kind.as_deref().unwrap_or("server_error");
+    let code = error.code.as_deref().unwrap_or("upstream_error");
+    openai::error_body(&error.message, kind, code, None, id, false)
+}
+
+/// A 200 without a stream where one was asked for: an error in JSON, or nonsense.
+fn not_a_stream(body: &[u8]) -> Refusal {
+    match reply::backend_error(body) {
+        Some(error) => Refusal::from_backend(error),
+        None => Refusal::new(Kind::UpstreamProtocol, "the backend answered with something else than an event stream"),
+    }
+}

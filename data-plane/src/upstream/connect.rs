@@ -1,0 +1,301 @@
+//! Opens connections to one backend and keeps the idle ones, for each thread apart: a stream never changes thread.
+
+use std::{
+    cell::Cell,
+    collections::VecDeque,
+    fmt, io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use http::{HeaderMap, HeaderValue, Uri, Version, header};
+use http_body_util::Full;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use ntonix_config::{Backend as Spec, BackendUrl};
+use ntonix_runtime::tasks;
+use rustls::pki_types::ServerName;
+use tokio::{net::TcpStream, time::Instant};
+use tokio_rustls::TlsConnector;
+
+use crate::upstream::io::Io;
+
+/// How to reach one backend.
+pub(crate) struct Connector {
+    url: BackendUrl,
+    http2: bool,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    /// One set for each thread of the worker; only that thread takes from it.
+    shelves: Vec<Mutex<Shelf>>,
+}
+
+/// The connections of one thread to one backend.
+#[derive(Default)]
+struct Shelf {
+    idle: VecDeque<Idle>,
+    shared: Vec<Shared>,
+}
+
+struct Idle {
+    link: Box<Http1>,
+    since: Instant,
+}
+
+/// An HTTP/1.1 connection. Nobody drives it but the exchange that has it: no task, no channel, no wake-up in between.
+#[derive(Debug)]
+pub(crate) struct Http1 {
+    pub(crate) sender: http1::SendRequest<Full<Bytes>>,
+    pub(crate) connection: http1::Connection<TokioIo<Io>, Full<Bytes>>,
+}
+
+/// An HTTP/2 connection, driven by a task of its own, and how many streams are on it.
+struct Shared {
+    sender: http2::SendRequest<Full<Bytes>>,
+    streams: Arc<()>,
+}
+
+/// A way to send one request.
+#[derive(Debug)]
+pub(crate) enum Link {
+    /// The whole connection.
+    Http1 {
+        /// The connection.
+        link: Box<Http1>,
+        /// It served another request before: the backend may have closed it in the meantime.
+        reused: bool,
+    },
+    /// A place on a shared connection; the place is free again when the second part is dropped.
+    Http2(http2::SendRequest<Full<Bytes>>, Arc<()>),
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    /// No address, refused, no route.
+    #[error("cannot connect")]
+    Tcp(#[source] io::Error),
+    /// The handshake failed.
+    #[error("TLS handshake failed")]
+    Tls(#[source] io::Error),
+    /// The HTTP preface failed.
+    #[error("HTTP handshake failed")]
+    Http(#[source] hyper::Error),
+    /// The backend does not speak HTTP/2.
+    #[error("the backend did not agree on HTTP/2")]
+    NotHttp2,
+    /// No descriptors are left, or no ports.
+    #[error("this worker has no sockets left")]
+    Exhausted(#[source] io::Error),
+    /// It took longer than the route allows.
+    #[error("connecting took longer than {0:?}")]
+    TimedOut(Duration),
+}
+
+/// Idle connections that a thread keeps for one backend.
+const IDLE_MOST: usize = 256;
+/// How long it keeps them.
+const IDLE_AT_MOST: Duration = Duration::from_secs(60);
+/// Streams on one HTTP/2 connection. `h2` closes a whole connection when too many small frames of stalled streams are
+/// unread; with 8 streams of 64 KiB in a window of 16 MiB no mix of frames of 20 bytes or more gets there.
+const STREAMS_PER_CONNECTION: usize = 8;
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+
+thread_local! {
+    /// The place of this thread among the threads of the worker.
+    static THREAD: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Says which thread of the worker this is, from 0; called once, before it serves.
+pub(crate) fn enter_thread(index: usize) {
+    THREAD.set(index);
+}
+
+// === impl Connector ===
+
+impl Connector {
+    /// A connector for `threads` threads. With `https` it needs the client side of TLS.
+    ///
+    /// # Errors
+    /// When the host of the URL cannot be a TLS server name.
+    pub(crate) fn new(
+        spec: &Spec,
+        tls: Option<Arc<rustls::ClientConfig>>,
+        threads: usize,
+    ) -> Result<Self, rustls::pki_types::InvalidDnsNameError> {
+        let tls = match tls {
+            None => None,
+            Some(config) => {
+                Some((TlsConnector::from(config), ServerName::try_from(spec.url.host.as_str())?.to_owned()))
+            }
+        };
+        let shelves = (0..threads.max(1)).map(|_| Mutex::default()).collect();
+        Ok(Self { url: spec.url.clone(), http2: spec.http2, tls, shelves })
+    }
+
+    /// What a request for `path` ("/v1/models") has as its target.
+    pub(crate) fn uri(&self, path: &str, version: Version) -> Uri {
+        let (url, prefix) = (&self.url, &self.url.prefix);
+        let target = if version == Version::HTTP_2 {
+            let scheme = if url.tls { "https" } else { "http" };
+            format!("{scheme}://{}{prefix}{path}", url.authority())
+        } else {
+            format!("{prefix}{path}")
+        };
+        // The validator has seen to it that URL and path are made of what a target may have.
+        target.parse().unwrap_or_default()
+    }
+
+    /// HTTP/1.1 names the host in a header, HTTP/2 in the target.
+    pub(crate) fn set_host(&self, headers: &mut HeaderMap, version: Version) {
+        if version != Version::HTTP_2
+            && let Ok(host) = HeaderValue::from_str(&self.url.authority())
+        {
+            headers.insert(header::HOST, host);
+        }
+    }
+
+    /// An idle connection of this thread, or a place on a shared one, or a new one within `within`.
+    pub(crate) async fn link(&self, within: Duration) -> Result<Link, ConnectError> {
+        if let Some(link) = self.kept() {
+            return Ok(link);
+        }
+        self.fresh(within).await
+    }
+
+    /// A new connection within `within`.
+    pub(crate) async fn fresh(&self, within: Duration) -> Result<Link, ConnectError> {
+        match tokio::time::timeout(within, self.open()).await {
+            Ok(opened) => opened,
+            Err(_) => Err(ConnectError::TimedOut(within)),
+        }
+    }
+
+    /// Takes an HTTP/1.1 connection back whose exchange ended cleanly.
+    pub(crate) fn keep(&self, link: Box<Http1>) {
+        let mut shelf = self.shelf();
+        if shelf.idle.len() < IDLE_MOST {
+            shelf.idle.push_back(Idle { link, since: Instant::now() });
+        }
+    }
+
+    /// Drops the connections that nobody used for a while; called from time to time.
+    pub(crate) fn prune(&self, now: Instant) {
+        for shelf in &self.shelves {
+            let mut shelf = lock(shelf);
+            while shelf.idle.front().is_some_and(|idle| now.duration_since(idle.since) > IDLE_AT_MOST) {
+                shelf.idle.pop_front();
+            }
+            shelf.shared.retain(|shared| !shared.sender.is_closed());
+        }
+    }
+
+    fn kept(&self) -> Option<Link> {
+        let mut shelf = self.shelf();
+        if self.http2 {
+            shelf.shared.retain(|shared| !shared.sender.is_closed());
+            let room = |shared: &&Shared| Arc::strong_count(&shared.streams) <= STREAMS_PER_CONNECTION;
+            let shared = shelf.shared.iter().find(room)?;
+            return Some(Link::Http2(shared.sender.clone(), Arc::clone(&shared.streams)));
+        }
+        // The youngest first: the least likely to have been closed by the backend.
+        while let Some(mut idle) = shelf.idle.pop_back() {
+            if idle.link.is_open() {
+                return Some(Link::Http1 { link: idle.link, reused: true });
+            }
+        }
+        None
+    }
+
+    async fn open(&self) -> Result<Link, ConnectError> {
+        let stream =
+            TcpStream::connect((self.url.host.as_str(), self.url.port)).await.map_err(ConnectError::from_tcp)?;
+        stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
+        let io = match &self.tls {
+            None => Io::Plain(stream),
+            Some((connector, name)) => {
+                let stream = connector.connect(name.clone(), stream).await.map_err(ConnectError::Tls)?;
+                Io::Tls(Box::new(stream))
+            }
+        };
+        if self.http2 { self.open_http2(io).await } else { Self::open_http1(io).await }
+    }
+
+    async fn open_http1(io: Io) -> Result<Link, ConnectError> {
+        let (sender, connection) =
+            http1::Builder::new().handshake(TokioIo::new(io)).await.map_err(ConnectError::Http)?;
+        Ok(Link::Http1 { link: Box::new(Http1 { sender, connection }), reused: false })
+    }
+
+    async fn open_http2(&self, io: Io) -> Result<Link, ConnectError> {
+        if self.tls.is_some() && !io.negotiated_h2() {
+            return Err(ConnectError::NotHttp2);
+        }
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .keep_alive_interval(Duration::from_secs(10))
+            .keep_alive_timeout(Duration::from_secs(5))
+            .handshake(TokioIo::new(io))
+            .await
+            .map_err(ConnectError::Http)?;
+        // The connection ends when the last sender and the last stream are gone, or the backend closes it; the streams
+        // on it learn of a failure themselves.
+        tasks::spawn("backend-http2", async move { drop(connection.await) });
+        let streams = Arc::new(());
+        self.shelf().shared.push(Shared { sender: sender.clone(), streams: Arc::clone(&streams) });
+        Ok(Link::Http2(sender, streams))
+    }
+
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        lock(&self.shelves[THREAD.get().min(self.shelves.len() - 1)])
+    }
+}
+
+fn lock(shelf: &Mutex<Shelf>) -> MutexGuard<'_, Shelf> {
+    shelf.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// === impl Http1 ===
+
+impl Http1 {
+    /// Is it still open, as far as the socket says? Nobody drove it while it was idle.
+    fn is_open(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.connection.poll_unpin(&mut cx).is_pending() && self.sender.poll_ready(&mut cx).is_ready_ok()
+    }
+}
+
+/// A small question that `Poll` does not answer.
+trait IsReadyOk {
+    fn is_ready_ok(&self) -> bool;
+}
+
+impl<E> IsReadyOk for Poll<Result<(), E>> {
+    fn is_ready_ok(&self) -> bool {
+        matches!(self, Poll::Ready(Ok(())))
+    }
+}
+
+// === impl ConnectError ===
+
+impl ConnectError {
+    fn from_tcp(error: io::Error) -> Self {
+        // EMFILE, ENFILE, EADDRNOTAVAIL: ours, not the backend's.
+        match error.raw_os_error() {
+            Some(code) if cfg!(unix) && (code == 24 || code == 23) => Self::Exhausted(error),
+            _ if error.kind() == io::ErrorKind::AddrNotAvailable => Self::Exhausted(error),
+            _ => Self::Tcp(error),
+        }
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector").field("url", &self.url).field("http2", &self.http2).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,158 @@
+//! Which headers cross the gateway: everything but what belongs to one hop, to credentials, or to us.
+
+use std::net::SocketAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+/// Headers that mean something between two neighbours only (RFC 9110 §7.6.1), and those that we set ourselves.
+const NEVER_UPSTREAM: [HeaderName; 21] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("http2-settings"),
+    header::HOST,
+    header::CONTENT_LENGTH,
+    header::EXPECT,
+    // The client's credentials are for us.
+    header::AUTHORIZATION,
+    HeaderName::from_static("x-api-key"),
+    header::COOKIE,
+    // Streams are watched as they pass: identity only.
+    header::ACCEPT_ENCODING,
+    // A page's origin is judged here, not at the backend.
+    header::ORIGIN,
+    // llama.cpp goes on generating for a client that has left when it sees this one.
+    HeaderName::from_static("x-conversation-id"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("forwarded"),
+];
+
+/// Headers of a backend that the client never sees.
+const NEVER_DOWNSTREAM: [HeaderName; 17] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::CONTENT_LENGTH,
+    header::SET_COOKIE,
+    header::SERVER,
+    header::DATE,
+    header::WWW_AUTHENTICATE,
+    header::ACCESS_CONTROL_ALLOW_ORIGIN,
+    header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+    header::ALT_SVC,
+    X_REQUEST_ID,
+];
+
+/// What names an exchange on every hop.
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// The client's headers as the backend may see them.
+pub(crate) fn upstream(client: &HeaderMap, peer: SocketAddr, id: &str) -> HeaderMap {
+    let mut headers = copy(client, &NEVER_UPSTREAM, |name| {
+        name.as_str().starts_with("sec-websocket-") || name == X_FORWARDED_PROTO || name == X_REQUEST_ID
+    });
+    let hop = peer.ip().to_string();
+    let chain = match headers.get(&X_FORWARDED_FOR).and_then(|before| before.to_str().ok()) {
+        Some(before) => format!("{before}, {hop}"),
+        None => hop,
+    };
+    set(&mut headers, X_FORWARDED_FOR, &chain);
+    set(&mut headers, X_REQUEST_ID, id);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers
+}
+
+/// The backend's headers as the client may see them.
+pub(crate) fn downstream(backend: &HeaderMap) -> HeaderMap {
+    copy(backend, &NEVER_DOWNSTREAM, |_| false)
+}
+
+fn copy(from: &HeaderMap, never: &[HeaderName], nor: impl Fn(&HeaderName) -> bool) -> HeaderMap {
+    // RFC 9110 §7.6.1: what Connection names is for this hop too.
+    let named: Vec<&str> = from
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(',').map(str::trim))
+        .collect();
+    let mut headers = HeaderMap::with_capacity(from.keys_len() + 4);
+    for (name, value) in from {
+        let for_this_hop = named.iter().any(|other| name.as_str().eq_ignore_ascii_case(other));
+        if !for_this_hop && !never.contains(name) && !nor(name) {
+            headers.append(name, value.clone());
+        }
+    }
+    headers
+}
+
+fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    // Both come from an address or a checked id: always printable.
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn credentials_and_hop_by_hop_headers_never_reach_the_backend() {
+        // streaming.md §8 item 86.
+        let client = map(&[
+            ("authorization", "Bearer secret"),
+            ("x-api-key", "secret"),
+            ("cookie", "a=b"),
+            ("connection", "close, x-private"),
+            ("x-private", "1"),
+            ("x-conversation-id", "c"),
+            ("te", "trailers"),
+            ("openai-organization", "org"),
+            ("x-forwarded-for", "192.0.2.1"),
+        ]);
+        let seen = upstream(&client, "127.0.0.1:9".parse().unwrap(), "req-1");
+        let mut names: Vec<_> = seen.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["content-type", "openai-organization", "x-forwarded-for", "x-request-id"]);
+        assert_eq!(seen["x-forwarded-for"], "192.0.2.1, 127.0.0.1");
+        assert_eq!(seen["x-request-id"], "req-1");
+    }
+
+    #[test]
+    fn what_a_backend_says_of_itself_stays_behind_the_gateway_and_rate_limits_pass() {
+        let backend = map(&[
+            ("set-cookie", "a=b"),
+            ("server", "uvicorn"),
+            ("content-length", "3"),
+            ("connection", "keep-alive, x-hop"),
+            ("x-hop", "1"),
+            ("retry-after", "7"),
+            ("x-ratelimit-remaining-requests", "9"),
+        ]);
+        let seen = downstream(&backend);
+        let mut names: Vec<_> = seen.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["retry-after", "x-ratelimit-remaining-requests"]);
+    }
+}

@@ -1,0 +1,219 @@
+//! Asks a backend: finds a connection, sends the request, hands back the head and a body that is pulled.
+//!
+//! An HTTP/1.1 connection is driven by whoever pulls the body: dropping the body closes it, and that is all that a
+//! cancel is. After a clean end it goes back to the shelf it came from.
+
+pub(crate) mod attempt;
+pub(crate) mod connect;
+pub(crate) mod headers;
+pub(crate) mod io;
+
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::{Body as _, Incoming};
+
+pub(crate) use self::connect::Connector;
+use self::connect::{ConnectError, Http1, Link};
+use crate::refusal::{Kind, Refusal};
+
+/// What a backend answered so far.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// Its status.
+    pub(crate) status: StatusCode,
+    /// Its headers, as they came.
+    pub(crate) headers: HeaderMap,
+    /// The rest.
+    pub(crate) body: Body,
+}
+
+/// The body of an answer, and the connection that it comes by.
+#[derive(Debug)]
+pub(crate) struct Body {
+    incoming: Incoming,
+    carrier: Carrier,
+}
+
+#[derive(Debug)]
+enum Carrier {
+    Http1(Http1Carrier),
+    /// The place on a shared connection, free again when dropped.
+    Http2 {
+        _place: Arc<()>,
+    },
+    /// The body has ended and the connection is back on its shelf, or gone.
+    Gone,
+}
+
+#[derive(Debug)]
+struct Http1Carrier {
+    link: Box<Http1>,
+    home: Arc<Connector>,
+    /// The connection future has returned and must not be polled again.
+    over: bool,
+}
+
+/// Why there is no answer, or no more of it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AskError {
+    /// There is no connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The connection broke, or what came is not HTTP.
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+}
+
+/// Sends what `request` makes (told whether it goes over HTTP/2) and waits for the head of the answer.
+pub(crate) async fn ask(
+    connector: &Arc<Connector>,
+    connect_within: Duration,
+    request: impl Fn(http::Version) -> Request<Full<Bytes>>,
+) -> Result<Answer, AskError> {
+    let mut link = connector.link(connect_within).await?;
+    loop {
+        match link {
+            Link::Http2(mut sender, place) => {
+                let response = sender.send_request(request(http::Version::HTTP_2)).await?;
+                return Ok(answer(response, Carrier::Http2 { _place: place }));
+            }
+            Link::Http1 { link: http1, reused } => {
+                let mut carrier = Http1Carrier { link: http1, home: Arc::clone(connector), over: false };
+                match carrier.send(request(http::Version::HTTP_11)).await {
+                    Ok(response) => return Ok(answer(response, Carrier::Http1(carrier))),
+                    // It was closed while it lay on the shelf, and the backend saw nothing of this request.
+                    Err(error) if reused && was_closed(&error) => link = connector.fresh(connect_within).await?,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+    }
+}
+
+fn answer(response: Response<Incoming>, carrier: Carrier) -> Answer {
+    let (head, incoming) = response.into_parts();
+    Answer { status: head.status, headers: head.headers, body: Body { incoming, carrier } }
+}
+
+fn was_closed(error: &hyper::Error) -> bool {
+    error.is_canceled() || error.is_closed() || error.is_incomplete_message() || (!error.is_parse() && !error.is_user())
+}
+
+// === impl Http1Carrier ===
+
+impl Http1Carrier {
+    async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, hyper::Error> {
+        let mut response = pin!(self.link.sender.send_request(request));
+        poll_fn(|cx| {
+            if let Poll::Ready(response) = response.as_mut().poll(cx) {
+                return Poll::Ready(response);
+            }
+            self.drive(cx);
+            response.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// Moves bytes. A failure of the connection shows in the response or the body, so it is not looked at here.
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        if !self.over {
+            self.over = self.link.connection.poll_unpin(cx).is_ready();
+        }
+    }
+
+    /// Puts the connection back when it can take another request.
+    fn give_back(mut self, cx: &mut Context<'_>) {
+        self.drive(cx);
+        if !self.over && matches!(self.link.sender.poll_ready(cx), Poll::Ready(Ok(()))) {
+            self.home.keep(self.link);
+        }
+    }
+}
+
+// === impl Body ===
+
+impl Body {
+    /// The next bytes, never empty; `None` at a clean end.
+    pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, hyper::Error>>> {
+        let mut driven = false;
+        loop {
+            match Pin::new(&mut self.incoming).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    // Trailers say nothing that a client of ours could read.
+                    if let Ok(data) = frame.into_data()
+                        && !data.is_empty()
+                    {
+                        return Poll::Ready(Some(Ok(data)));
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(None) => {
+                    if let Carrier::Http1(carrier) = std::mem::replace(&mut self.carrier, Carrier::Gone) {
+                        carrier.give_back(cx);
+                    }
+                    return Poll::Ready(None);
+                }
+                Poll::Pending => match &mut self.carrier {
+                    Carrier::Http1(carrier) if !driven => {
+                        carrier.drive(cx);
+                        driven = true;
+                    }
+                    _ => return Poll::Pending,
+                },
+            }
+        }
+    }
+
+    /// The next bytes, never empty; `None` at a clean end.
+    pub(crate) async fn data(&mut self) -> Option<Result<Bytes, hyper::Error>> {
+        poll_fn(|cx| self.poll_data(cx)).await
+    }
+}
+
+// === impl AskError ===
+
+impl From<AskError> for Refusal {
+    fn from(error: AskError) -> Self {
+        match error {
+            AskError::Connect(error) => error.into(),
+            AskError::Http(error) => http_failure(error),
+        }
+    }
+}
+
+impl From<ConnectError> for Refusal {
+    fn from(error: ConnectError) -> Self {
+        let refusal = match &error {
+            ConnectError::Tcp(_) | ConnectError::TimedOut(_) => {
+                Refusal::new(Kind::UpstreamConnect, "no backend could be reached")
+            }
+            ConnectError::Tls(_) => Refusal::new(Kind::UpstreamTls, "no secure connection to the backend"),
+            ConnectError::Http(_) | ConnectError::NotHttp2 => {
+                Refusal::new(Kind::UpstreamProtocol, "the backend does not speak the configured protocol")
+            }
+            ConnectError::Exhausted(_) => Refusal::new(Kind::Overloaded, "the gateway has no connections left")
+                .retry_after(Duration::from_secs(1)),
+        };
+        refusal.because(error)
+    }
+}
+
+/// What a broken or senseless answer means.
+pub(crate) fn http_failure(error: hyper::Error) -> Refusal {
+    let refusal = if error.is_parse() {
+        Refusal::new(Kind::UpstreamProtocol, "the backend's answer is not HTTP")
+    } else {
+        Refusal::new(Kind::UpstreamReset, "the connection to the backend was lost")
+    };
+    refusal.because(error)
+}

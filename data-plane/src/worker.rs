@@ -1,0 +1,332 @@
+//! A running worker: its threads, each with its own runtime and sockets, and the tasks beside them.
+
+use std::{
+    fs, io,
+    net::{SocketAddr, TcpListener as StdListener},
+    path::Path,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use ntonix_runtime::{
+    drain::{Drain, Trigger},
+    listen::{self, ReusePort},
+    probe::{self, Probes},
+    tasks,
+    tls::{self, ServerTls},
+};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+    task::{JoinHandle, JoinSet},
+};
+use tower::util::BoxCloneSyncService;
+
+use crate::{
+    balance::health,
+    edge::{Edge, Origins},
+    file,
+    listener::{Listener, most_connections},
+    live::{Cell, Live},
+    metrics::Metrics,
+    ops::{self, Pages},
+    policy::{self, admit::Admission},
+    settings::{ConfigOrigin, Settings, TrafficArgs},
+    upstream::connect::enter_thread,
+};
+
+/// A data-plane process, or the data-plane half of one.
+#[derive(Debug)]
+pub struct Worker {
+    addresses: Addresses,
+    pages: Arc<Pages>,
+    drain: Drain,
+    /// What the worker cannot do without; the first one to end ends the worker.
+    needed: JoinSet<anyhow::Result<()>>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+}
+
+/// Where a worker listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// Clients, in plain text.
+    pub client: SocketAddr,
+    /// Clients, over TLS.
+    pub client_tls: Option<SocketAddr>,
+    /// Probes and metrics.
+    pub ops: Option<SocketAddr>,
+}
+
+/// Tells the tasks beside the traffic that the configuration has changed.
+#[derive(Clone, Debug)]
+pub(crate) struct Changes(watch::Sender<u64>);
+
+/// How long a thread still runs after the drain's deadline, for the last words of its connections.
+const LAST_WORDS: Duration = Duration::from_millis(1500);
+
+// === impl Changes ===
+
+impl Changes {
+    fn new() -> Self {
+        Self(watch::channel(0).0)
+    }
+
+    /// It has changed.
+    pub(crate) fn note(&self) {
+        self.0.send_modify(|count| *count += 1);
+    }
+}
+
+// === impl Worker ===
+
+impl Worker {
+    /// Binds, takes the first configuration when it is a file's, and serves until `trigger` ends it.
+    ///
+    /// # Errors
+    /// An address that is taken, a certificate or a configuration file that is no good, a state directory that cannot
+    /// be written.
+    pub async fn start(settings: Settings, trigger: Trigger, drain: Drain) -> anyhow::Result<Self> {
+        tls::install_provider();
+        let descriptors = listen::raise_open_files();
+        let threads = settings.traffic.thread_count();
+        let metrics = Metrics::new();
+        let cell = Arc::new(Cell::new(metrics.clone(), threads));
+        let changes = Changes::new();
+
+        let sockets = Sockets::bind(&settings.traffic, threads)?;
+        let mut addresses = sockets.addresses()?;
+        let pages = Arc::new(Pages { cell: Arc::clone(&cell), metrics: metrics.clone(), drain: drain.clone() });
+        let mut needed = JoinSet::new();
+        if let Some(address) = settings.ops {
+            addresses.ops = Some(serve_ops(&mut needed, address, Arc::clone(&pages))?);
+        }
+        follow_config(&mut needed, &settings, &cell, &changes, &drain, addresses)?;
+        needed.spawn({
+            let (cell, changed) = (Arc::clone(&cell), changes.0.subscribe());
+            async move {
+                health::follow(cell, changed).await;
+                Ok(())
+            }
+        });
+        if let Some(tls) = sockets.tls.clone() {
+            needed.spawn(async move {
+                tls::follow(tls).await;
+                Ok(())
+            });
+        }
+        let shared = Shared {
+            admission: Arc::new(Admission::new(metrics.clone())),
+            places: Arc::new(Semaphore::new(most_connections(descriptors))),
+            origins: Origins::new(settings.traffic.allow_origin.clone()),
+            cell,
+            metrics,
+            drain: drain.clone(),
+            trigger,
+        };
+        let threads = sockets.serve(shared)?;
+        Ok(Self { addresses, pages, drain, needed, threads })
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// What its operations port says, for a caller that serves it.
+    pub fn probes(&self) -> Arc<dyn Probes> {
+        Arc::clone(&self.pages) as Arc<dyn Probes>
+    }
+
+    /// Waits until the drain is over and all threads have ended.
+    ///
+    /// # Errors
+    /// When something that the worker needs ended before that.
+    pub async fn finished(mut self) -> anyhow::Result<()> {
+        // The losing branch is only a wait: what it waits for goes on.
+        tokio::select! {
+            () = self.drain.draining() => {}
+            Some(ended) = self.needed.join_next() => {
+                ended.context("a task that the worker needs died")??;
+                anyhow::bail!("a task that the worker needs ended");
+            }
+        }
+        for thread in std::mem::take(&mut self.threads) {
+            thread.await.context("a thread of the worker died")??;
+        }
+        Ok(())
+    }
+}
+
+fn serve_ops(
+    needed: &mut JoinSet<anyhow::Result<()>>,
+    address: SocketAddr,
+    pages: Arc<Pages>,
+) -> anyhow::Result<SocketAddr> {
+    let socket = bind(address, ReusePort::No, "--ops")?;
+    let bound = socket.local_addr()?;
+    needed.spawn(async move { Ok(probe::serve(socket, pages).await?) });
+    Ok(bound)
+}
+
+fn follow_config(
+    needed: &mut JoinSet<anyhow::Result<()>>,
+    settings: &Settings,
+    cell: &Arc<Cell>,
+    changes: &Changes,
+    drain: &Drain,
+    addresses: Addresses,
+) -> anyhow::Result<()> {
+    let (cell, changes) = (Arc::clone(cell), changes.clone());
+    match &settings.origin {
+        ConfigOrigin::File(path) => {
+            let live = file::take(&cell, path)?;
+            announce(&live, &settings.traffic);
+            let path = path.clone();
+            needed.spawn(async move { Ok(file::follow(cell, path, changes).await?) });
+        }
+        ConfigOrigin::ControlPlane { url, tls } => {
+            prepare_directory(&settings.state_dir)?;
+            let _ = (url, tls, drain, addresses);
+        }
+    }
+    Ok(())
+}
+
+fn prepare_directory(path: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(path).with_context(|| format!("cannot use --state-dir {}", path.display()))
+}
+
+/// The first words about a configuration: where it is from, how old it is, and whether anybody may ask.
+pub(crate) fn announce(live: &Live, traffic: &TrafficArgs) {
+    let access = match live.is_open() {
+        false => "keys are required",
+        true if traffic.allow_anonymous => "OPEN: no keys are configured and --allow-anonymous serves everyone",
+        true => "open: no keys are configured; only loopback listeners serve",
+    };
+    let origin = live.origin();
+    tracing::info!(
+        config.source = ?origin.source,
+        config.revision = origin.snapshot.as_ref().map_or(0, |snapshot| snapshot.revision),
+        config.age_seconds = ops::age(live).as_secs(),
+        access,
+        "Configuration runs"
+    );
+}
+
+/// What all threads share: read-only or atomic.
+#[derive(Clone)]
+struct Shared {
+    cell: Arc<Cell>,
+    metrics: Metrics,
+    admission: Arc<Admission>,
+    places: Arc<Semaphore>,
+    origins: Origins,
+    drain: Drain,
+    trigger: Trigger,
+}
+
+/// The listening sockets: for each thread one of each kind, so that a connection never changes thread.
+struct Sockets {
+    plain: Vec<StdListener>,
+    secure: Vec<StdListener>,
+    tls: Option<ServerTls>,
+    allow_anonymous: bool,
+}
+
+// === impl Sockets ===
+
+impl Sockets {
+    fn bind(traffic: &TrafficArgs, threads: usize) -> anyhow::Result<Self> {
+        let pairs: Vec<_> = traffic.tls_cert.iter().cloned().zip(traffic.tls_key.iter().cloned()).collect();
+        let tls = match pairs.as_slice() {
+            [] => None,
+            pairs => Some(ServerTls::load(pairs, None, &[b"h2", b"http/1.1"]).context("cannot use --tls-cert")?),
+        };
+        let plain = bind_for_each(traffic.listen, threads, "--listen")?;
+        let secure = match tls {
+            None => Vec::new(),
+            Some(_) => bind_for_each(traffic.listen_tls, threads, "--listen-tls")?,
+        };
+        Ok(Self { plain, secure, tls, allow_anonymous: traffic.allow_anonymous })
+    }
+
+    fn addresses(&self) -> anyhow::Result<Addresses> {
+        let first = |sockets: &[StdListener]| sockets.first().map(StdListener::local_addr).transpose();
+        let client = first(&self.plain)?.context("no thread serves")?;
+        Ok(Addresses { client, client_tls: first(&self.secure)?, ops: None })
+    }
+
+    fn serve(self, shared: Shared) -> io::Result<Vec<JoinHandle<io::Result<()>>>> {
+        let mut secure = self.secure.into_iter();
+        let threads = self.plain.into_iter().enumerate().map(|(index, plain)| {
+            let mut sockets = vec![(plain, None)];
+            sockets.extend(secure.next().map(|socket| (socket, self.tls.clone())));
+            spawn_thread(index, sockets, self.allow_anonymous, shared.clone())
+        });
+        threads.collect()
+    }
+}
+
+fn bind_for_each(address: SocketAddr, threads: usize, flag: &str) -> anyhow::Result<Vec<StdListener>> {
+    let first = bind(address, ReusePort::Yes, flag)?;
+    let bound = first.local_addr()?;
+    let mut sockets = vec![first];
+    for _ in 1..threads {
+        sockets.push(bind(bound, ReusePort::Yes, flag)?);
+    }
+    Ok(sockets)
+}
+
+fn bind(address: SocketAddr, reuse: ReusePort, flag: &str) -> anyhow::Result<StdListener> {
+    listen::bind(address, reuse).with_context(|| format!("cannot listen on {flag} {address}"))
+}
+
+/// Starts a thread with its own runtime, and hands out its end.
+fn spawn_thread(
+    index: usize,
+    sockets: Vec<(StdListener, Option<ServerTls>)>,
+    allow_anonymous: bool,
+    shared: Shared,
+) -> io::Result<JoinHandle<io::Result<()>>> {
+    let (ended, end) = tokio::sync::oneshot::channel();
+    thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        enter_thread(index);
+        // Nobody waits any more only when the worker itself is gone.
+        let _ = ended.send(run_thread(sockets, allow_anonymous, shared));
+    })?;
+    Ok(tasks::spawn("thread-end", async move {
+        end.await.unwrap_or_else(|_| Err(io::Error::other("a thread of the worker died")))
+    }))
+}
+
+fn run_thread(sockets: Vec<(StdListener, Option<ServerTls>)>, allow_anonymous: bool, shared: Shared) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async move {
+        let edge = Arc::new(Edge {
+            stack: BoxCloneSyncService::new(policy::worker_stack(&shared.metrics, Arc::clone(&shared.admission))),
+            cell: Arc::clone(&shared.cell),
+            origins: shared.origins.clone(),
+            metrics: shared.metrics.clone(),
+            drain: shared.drain.clone(),
+        });
+        let mut accepting = JoinSet::new();
+        for (socket, tls) in sockets {
+            let anonymous = allow_anonymous || socket.local_addr()?.ip().is_loopback();
+            let socket = TcpListener::from_std(socket)?;
+            let places = Arc::clone(&shared.places);
+            accepting.spawn(Listener { socket, tls, anonymous, places, edge: Arc::clone(&edge) }.run());
+        }
+        while accepting.join_next().await.is_some() {}
+        // Nothing new comes. What runs may finish; after the deadline it may still say so.
+        tokio::select! {
+            () = shared.trigger.all_done() => {}
+            () = async {
+                shared.drain.stopping().await;
+                tokio::time::sleep(LAST_WORDS).await;
+            } => {}
+        }
+        Ok(())
+    })
+}
