@@ -24,6 +24,13 @@ pub(super) fn describe(error: &Error) -> String {
             Some(reason) => format!("{flag}: \"{value}\": {reason}"),
             None => format!("{flag}: \"{value}\" is not a value for it"),
         },
+        ErrorKind::InvalidSubcommand => {
+            let word = text(error, ContextKind::InvalidSubcommand).unwrap_or_default();
+            match text(error, ContextKind::SuggestedSubcommand) {
+                Some(near) => format!("{word}: there is no such command; did you mean {near}?"),
+                None => format!("{word}: there is no such command"),
+            }
+        }
         ErrorKind::MissingRequiredArgument => {
             format!("{}: must be given", text(error, ContextKind::InvalidArg).unwrap_or_default())
         }

@@ -89,7 +89,12 @@ fn read<T: Parser>(mut args: Vec<OsString>) -> Result<T, Ending> {
                 return Err(Ending::Told(error.to_string()));
             }
             Err(error) => {
-                faults.push(fault::describe(&error));
+                let told = fault::describe(&error);
+                // What was taken out did not help, so it would be told for ever.
+                if faults.contains(&told) {
+                    return Err(Ending::Wrong(faults));
+                }
+                faults.push(told);
                 command = match take_out(&mut args, command, &error) {
                     Some(command) => command,
                     None => return Err(Ending::Wrong(faults)),

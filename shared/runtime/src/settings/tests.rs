@@ -76,6 +76,32 @@ fn a_fault_in_the_environment_is_told_beside_one_in_a_flag() {
     assert!(told.iter().any(|fault| fault.starts_with("--port: ")), "{told:#?}");
 }
 
+#[derive(Debug, Parser)]
+#[command(name = "demo")]
+struct Commands {
+    #[arg(long, global = true, requires = "key", env = "NTONIX_TEST_CERT")]
+    cert: Option<String>,
+    #[arg(long, global = true, env = "NTONIX_TEST_KEY")]
+    key: Option<String>,
+    #[command(subcommand)]
+    command: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    Apply,
+}
+
+#[test]
+fn a_mistyped_command_suggests_the_nearest_and_a_fault_is_told_once() {
+    let read = |args: [&str; 4]| match read::<Commands>(args.into_iter().map(OsString::from).collect()) {
+        Err(Ending::Wrong(faults)) => faults,
+        other => panic!("expected faults, found {other:?}"),
+    };
+    assert_eq!(read(["demo", "aply", "--cert", "a"]), ["aply: there is no such command; did you mean apply?"]);
+    assert_eq!(read(["demo", "--cert", "a", "apply"]), ["--key <KEY>: must be given"]);
+}
+
 #[test]
 fn a_flag_wins_over_the_environment() {
     let args = ["demo", "--port", "9"].map(OsString::from).to_vec();

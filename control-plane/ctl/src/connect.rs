@@ -1,0 +1,165 @@
+//! Reaches servers: the control plane over gRPC, and for `chat` a gateway over a plain connection.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context, anyhow, bail};
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use ntonix_proto::admin::v1::{
+    config_service_client::ConfigServiceClient, key_service_client::KeyServiceClient,
+    worker_service_client::WorkerServiceClient,
+};
+use ntonix_runtime::tls;
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint};
+use tower::service_fn;
+
+/// TCP and TLS, together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// From a request to the head of its answer; a stream may last longer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// A configuration with ten thousand routes has some megabytes.
+const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// Where the control plane is, and who we are.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Connection")]
+pub(crate) struct ServerArgs {
+    /// Where the control plane takes operators
+    #[arg(long, global = true, env = "NTONIX_SERVER", value_name = "URL", default_value = "http://127.0.0.1:7070")]
+    #[arg(value_parser = parse_url)]
+    pub(crate) server: Uri,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
+}
+
+/// Whom we trust and who we are, for https.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Connection")]
+pub(crate) struct TlsArgs {
+    /// Trust the authorities in this PEM file for https, instead of the system's
+    #[arg(long, global = true, env = "NTONIX_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Show this certificate (PEM) to the server; its name becomes the author of a revision
+    #[arg(long, global = true, env = "NTONIX_CERT", value_name = "FILE", requires = "key_file")]
+    cert: Option<PathBuf>,
+    /// The private key (PEM) of --cert
+    #[arg(long, global = true, env = "NTONIX_KEY_FILE", value_name = "FILE", requires = "cert")]
+    key_file: Option<PathBuf>,
+}
+
+/// Reads an http or https URL.
+pub(crate) fn parse_url(text: &str) -> Result<Uri, String> {
+    let uri: Uri = text.parse().map_err(|_| "not a URL".to_owned())?;
+    match (uri.scheme_str(), uri.host()) {
+        (Some("http" | "https"), Some(host)) if !host.is_empty() => Ok(uri),
+        _ => Err("must be as in http://127.0.0.1:7070 or https://example.com:7070".to_owned()),
+    }
+}
+
+/// A connection, encrypted or not.
+pub(crate) trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
+
+/// Connects to the host of a URL; over TLS for https, offering `alpn`.
+///
+/// # Errors
+///
+/// What failed, with the URL.
+pub(crate) async fn dial(uri: &Uri, args: &TlsArgs, alpn: &[&[u8]]) -> anyhow::Result<Box<dyn Wire>> {
+    match timeout(CONNECT_TIMEOUT, dial_patiently(uri, args, alpn)).await {
+        Ok(dialed) => dialed.with_context(|| format!("{uri} cannot be reached")),
+        Err(_) => bail!("{uri} cannot be reached: no answer within {} s", CONNECT_TIMEOUT.as_secs()),
+    }
+}
+
+async fn dial_patiently(uri: &Uri, args: &TlsArgs, alpn: &[&[u8]]) -> anyhow::Result<Box<dyn Wire>> {
+    let is_tls = uri.scheme_str() == Some("https");
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    if !is_tls {
+        return Ok(Box::new(stream));
+    }
+    let identity = args.cert.as_deref().zip(args.key_file.as_deref());
+    let config = tls::client_config(args.ca.as_deref(), identity, alpn)?;
+    let name = ServerName::try_from(host.to_owned())?;
+    Ok(Box::new(TlsConnector::from(config).connect(name, stream).await?))
+}
+
+/// The control plane.
+#[derive(Debug, Clone)]
+pub(crate) struct Server {
+    channel: Channel,
+}
+
+// === impl Server ===
+
+impl Server {
+    /// Connects; a connection that breaks later is made anew by the next call.
+    ///
+    /// # Errors
+    ///
+    /// When it is not to be reached.
+    pub(crate) async fn connect(args: &ServerArgs) -> anyhow::Result<Self> {
+        // To find out at once, and in clear words, whether anybody is there.
+        let probe = dial(&args.server, &args.tls, &[b"h2"]).await;
+        probe.map_err(|error| anyhow!("{error:#}; is the control plane running there? (--server, NTONIX_SERVER)"))?;
+        let (args, url) = (args.clone(), args.server.clone());
+        // TLS is ours, so the channel is told of a plain address and speaks as if to the real one.
+        let plain = format!("http://{}", url.authority().map_or("localhost", |authority| authority.as_str()));
+        let endpoint = Endpoint::from_shared(plain)?.origin(url).timeout(ANSWER_TIMEOUT);
+        let channel = endpoint.connect_with_connector_lazy(service_fn(move |_: Uri| {
+            let args = args.clone();
+            async move { dial(&args.server, &args.tls, &[b"h2"]).await.map(TokioIo::new) }
+        }));
+        Ok(Self { channel })
+    }
+
+    /// The configuration service.
+    pub(crate) fn config(&self) -> ConfigServiceClient<Channel> {
+        ConfigServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// The key service.
+    pub(crate) fn keys(&self) -> KeyServiceClient<Channel> {
+        KeyServiceClient::new(self.channel.clone())
+    }
+
+    /// The worker service.
+    pub(crate) fn workers(&self) -> WorkerServiceClient<Channel> {
+        WorkerServiceClient::new(self.channel.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_url_is_refused() {
+        for bad in ["", "localhost", "localhost:7070", "ftp://x", "http://", "http:///x"] {
+            assert!(parse_url(bad).is_err(), "{bad}");
+        }
+        assert!(parse_url("http://[::1]:7070").is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_named() {
+        // Bound and dropped, so that nobody listens there.
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let url = parse_url(&format!("http://{address}")).unwrap();
+        let error = Server::connect(&ServerArgs { server: url, tls: TlsArgs::default() }).await.unwrap_err();
+        assert!(format!("{error:#}").contains(&format!("http://{address}/ cannot be reached")), "{error:#}");
+    }
+}
