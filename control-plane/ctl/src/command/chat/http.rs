@@ -58,7 +58,8 @@ async fn exchange(
     while let Some(frame) = body.frame().await {
         let frame = match frame {
             Ok(frame) => frame,
-            Err(error) => return Ok(Err(format!("the connection broke: {error}"))),
+            // After the last event it does not matter how the connection ends.
+            Err(error) => return Ok(answer.end().map_err(|_| format!("the connection broke: {error}"))),
         };
         if let Err(error) = decoder.feed(frame.data_ref().map_or(&[], |data| data.as_ref())) {
             return Ok(Err(error.to_string()));

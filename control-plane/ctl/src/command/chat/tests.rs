@@ -87,6 +87,14 @@ async fn a_refusal_says_its_status_and_reason() {
 }
 
 #[tokio::test]
+async fn how_the_connection_ends_after_the_last_event_does_not_matter() {
+    let address = answering("HTTP/1.1 200 OK\r\ncontent-length: 999\r\n\r\ndata: [DONE]\n\n").await;
+    chat(&args(address, 1, false)).await.0.unwrap();
+    let address = answering("HTTP/1.1 200 OK\r\ncontent-length: 999\r\n\r\ndata: {}\n\n").await;
+    assert!(chat(&args(address, 1, false)).await.0.unwrap_err().to_string().starts_with("the connection broke"));
+}
+
+#[tokio::test]
 async fn tokens_are_shown_in_order() {
     let address = answering(concat!(
         "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n",
