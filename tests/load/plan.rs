@@ -1,0 +1,100 @@
+//! What is to be done by all connections together, and what came of it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::settings::{Load, Mode};
+use crate::tally::Tally;
+use crate::target::Target;
+
+/// Requests of a cancel run that nobody counted.
+const CANCELS: u64 = 1_000;
+
+/// Shared by the tasks of one run.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) mode: Mode,
+    pub(crate) load: Load,
+    pub(crate) target: Target,
+    pub(crate) tokens: u64,
+    pub(crate) pause: Duration,
+    pub(crate) started: Instant,
+    left: AtomicU64,
+    begun: AtomicU64,
+    seed: u32,
+    tally: Mutex<Tally>,
+}
+
+// === impl Plan ===
+
+impl Plan {
+    pub(crate) fn new(mode: Mode, load: Load) -> anyhow::Result<Self> {
+        let (tokens, pause, count) = match mode {
+            Mode::Unary => (10, Duration::ZERO, u64::MAX),
+            Mode::Fast | Mode::Ws => (200, Duration::ZERO, u64::MAX),
+            Mode::Paced => (200, Duration::from_millis(20), u64::MAX),
+            Mode::Held => (2, load.duration, u64::from(load.streams)),
+            Mode::Cancel => (200, Duration::from_millis(20), CANCELS),
+        };
+        Ok(Self {
+            mode,
+            target: Target::new(&load.url, load.key.as_deref())?,
+            tokens: load.tokens.unwrap_or(tokens),
+            pause: load.pause.unwrap_or(pause),
+            started: Instant::now(),
+            left: AtomicU64::new(load.count.unwrap_or(count)),
+            begun: AtomicU64::new(0),
+            seed: fastrand::u32(..),
+            tally: Mutex::new(Tally::new()?),
+            load,
+        })
+    }
+
+    /// The nonce of the next request; `None` when there shall be no more.
+    pub(crate) fn begin(&self) -> Option<String> {
+        if self.started.elapsed() >= self.load.duration {
+            return None;
+        }
+        let take = |left: u64| left.checked_sub(1);
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
+        Some(format!("{:x}-{:x}", self.seed, self.begun.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// How many requests have begun.
+    pub(crate) fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    /// Spreads the starts of paced streams over one pause, so that they do not tick together.
+    pub(crate) async fn stagger(&self, index: u32) {
+        if self.mode != Mode::Held {
+            tokio::time::sleep(self.pause.mul_f64(f64::from(index) / f64::from(self.load.streams))).await;
+        }
+    }
+
+    /// The body of a chat request whose answer carries `nonce` in each token.
+    pub(crate) fn body(&self, nonce: &str) -> serde_json::Value {
+        serde_json::json!({
+            "model": self.load.model,
+            "stream": self.mode != Mode::Unary,
+            "max_tokens": self.tokens,
+            "user": nonce,
+            "mock_pause_us": u64::try_from(self.pause.as_micros()).unwrap_or(u64::MAX),
+            "messages": [{ "role": "user", "content": "count" }],
+        })
+    }
+
+    /// The same as bytes.
+    pub(crate) fn body_bytes(&self, nonce: &str) -> Bytes {
+        self.body(nonce).to_string().into()
+    }
+
+    /// What came of it so far.
+    pub(crate) fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,224 @@
+//! What came of a run: a table for people, JSON for machines, several runs side by side.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+
+use crate::plan::Plan;
+use crate::process::Usage;
+use crate::settings::Mode;
+use crate::tally::{Times, Wrong};
+
+/// One run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Report {
+    mode: String,
+    label: String,
+    url: String,
+    streams: u32,
+    sockets: Option<u32>,
+    tokens_per_answer: u64,
+    pause_ms: f64,
+    seconds: f64,
+    requests: u64,
+    complete: u64,
+    failed: BTreeMap<String, u64>,
+    tokens: u64,
+    wrong: Wrong,
+    /// `request`, `first_token`, `travel`, `cut`: those that were measured.
+    times: BTreeMap<String, Quantiles>,
+    watched: Option<Usage>,
+    cpu_us_per_request: Option<f64>,
+    cpu_us_per_token: Option<f64>,
+    kib_per_stream: Option<f64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Quantiles {
+    count: u64,
+    p50_us: u64,
+    p99_us: u64,
+    max_us: u64,
+}
+
+// === impl Report ===
+
+impl Report {
+    pub(crate) fn new(plan: &Plan, watched: Option<Usage>) -> Self {
+        let tally = plan.tally();
+        let per =
+            |count: u64| watched.as_ref().filter(|_| count > 0).map(|usage| usage.cpu_seconds * 1e6 / count as f64);
+        let is_streamed = plan.mode != Mode::Unary;
+        let times = [
+            ("request", &tally.request),
+            ("first_token", &tally.first_token),
+            ("travel", &tally.travel),
+            ("cut", &tally.cut),
+        ];
+        // Tokens of a body that arrives whole have no time of their own.
+        let is_told = |name: &str| is_streamed || name == "request";
+        let kib_per_stream =
+            |usage: &Usage| usage.peak_kib.saturating_sub(usage.start_kib) as f64 / f64::from(plan.load.streams);
+        Self {
+            mode: plan.mode.name().to_owned(),
+            label: plan.load.label.clone(),
+            url: plan.load.url.clone(),
+            streams: plan.load.streams,
+            sockets: (plan.mode == Mode::Ws).then_some(plan.load.sockets),
+            tokens_per_answer: plan.tokens,
+            pause_ms: plan.pause.as_secs_f64() * 1e3,
+            seconds: plan.started.elapsed().as_secs_f64(),
+            requests: plan.begun(),
+            complete: tally.complete,
+            failed: tally.failed.clone(),
+            tokens: tally.tokens,
+            wrong: tally.wrong.clone(),
+            times: times
+                .into_iter()
+                .filter(|(name, times)| times.count() > 0 && is_told(name))
+                .map(|(name, times)| (name.to_owned(), Quantiles::of(times)))
+                .collect(),
+            cpu_us_per_request: per(plan.begun()),
+            cpu_us_per_token: per(tally.tokens).filter(|_| is_streamed),
+            kib_per_stream: watched.as_ref().map(kib_per_stream),
+            watched,
+        }
+    }
+
+    /// Reads what an earlier run printed with `--json`.
+    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{} is no result of a run", path.display()))
+    }
+
+    pub(crate) fn to_json(&self) -> serde_json::Result<String> {
+        serde_json::to_string(self)
+    }
+
+    /// Whether every request succeeded and every token was right.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.failed.is_empty() && self.wrong.total() == 0
+    }
+
+    fn title(&self) -> String {
+        let label = if self.label.is_empty() { &self.url } else { &self.label };
+        format!("{} {label}", self.mode)
+    }
+
+    fn per_second(&self, count: u64) -> f64 {
+        count as f64 / self.seconds
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sockets = self.sockets.map_or(String::new(), |sockets| format!(" on {sockets} sockets"));
+        writeln!(
+            f,
+            "{}: {} at once{sockets}, {} tokens each, pause {} ms, {:.1} s",
+            self.title(),
+            self.streams,
+            self.tokens_per_answer,
+            self.pause_ms,
+            self.seconds
+        )?;
+        let failures: u64 = self.failed.values().sum();
+        let (requests, tokens) = (self.per_second(self.complete), self.per_second(self.tokens));
+        writeln!(f, "  answers      {} complete, {failures} failed, {requests:.1}/s", self.complete)?;
+        for (reason, count) in &self.failed {
+            writeln!(f, "    {count} × {reason}")?;
+        }
+        writeln!(f, "  tokens       {}, {tokens:.0}/s", self.tokens)?;
+        let Wrong { lost, doubled, reordered, foreign, truncated } = self.wrong;
+        writeln!(
+            f,
+            "  wrong        {lost} lost, {doubled} doubled, {reordered} reordered, {foreign} foreign; {truncated} answers truncated"
+        )?;
+        for (name, times) in &self.times {
+            writeln!(f, "  {:<12} {times}", name.replace('_', " "))?;
+        }
+        self.write_watched(f)
+    }
+}
+
+impl Report {
+    fn write_watched(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(watched) = &self.watched else { return Ok(()) };
+        write!(f, "  cpu          {:.2} s", watched.cpu_seconds)?;
+        for (cost, unit) in [(self.cpu_us_per_request, "request"), (self.cpu_us_per_token, "token")] {
+            if let Some(cost) = cost {
+                write!(f, ", {cost:.1} µs per {unit}")?;
+            }
+        }
+        let mib = |kib: u64| kib as f64 / 1024.0;
+        let (start, peak) = (mib(watched.start_kib), mib(watched.peak_kib));
+        write!(f, "\n  memory       {start:.1} MiB before, {peak:.1} MiB at most")?;
+        if let Some(kib) = self.kib_per_stream {
+            write!(f, ", {kib:.1} KiB per stream")?;
+        }
+        writeln!(f)
+    }
+}
+
+// === impl Quantiles ===
+
+impl Quantiles {
+    fn of(times: &Times) -> Self {
+        Self {
+            count: times.count(),
+            p50_us: times.quantile_us(0.5),
+            p99_us: times.quantile_us(0.99),
+            max_us: times.quantile_us(1.0),
+        }
+    }
+}
+
+impl fmt::Display for Quantiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "p50 {}, p99 {}, max {}", ms(self.p50_us), ms(self.p99_us), ms(self.max_us))
+    }
+}
+
+/// The runs in one Markdown table; ratios are to the first.
+pub(crate) fn comparison(reports: &[Report]) -> String {
+    let mut table = String::from(
+        "| run | answers/s | tokens/s | CPU per request | CPU per token | first token p50 / p99 | travel p50 / p99 \
+         | KiB per stream | failed | wrong |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+    );
+    let Some(first) = reports.first() else { return table };
+    for report in reports {
+        let cells = [
+            report.title(),
+            format!("{:.0}", report.per_second(report.complete)),
+            format!("{:.0}", report.per_second(report.tokens)),
+            cost(report.cpu_us_per_request, first.cpu_us_per_request, "µs"),
+            cost(report.cpu_us_per_token, first.cpu_us_per_token, "µs"),
+            quantiles(report.times.get("first_token")),
+            quantiles(report.times.get("travel")),
+            cost(report.kib_per_stream, first.kib_per_stream, "KiB"),
+            report.failed.values().sum::<u64>().to_string(),
+            report.wrong.total().to_string(),
+        ];
+        table.push_str(&format!("| {} |\n", cells.join(" | ")));
+    }
+    table
+}
+
+fn cost(value: Option<f64>, first: Option<f64>, unit: &str) -> String {
+    match (value, first) {
+        (None, _) => "–".to_owned(),
+        (Some(value), Some(first)) if first > 0.0 => format!("{value:.1} {unit} ({:.2} ×)", value / first),
+        (Some(value), _) => format!("{value:.1} {unit}"),
+    }
+}
+
+fn quantiles(times: Option<&Quantiles>) -> String {
+    times.map_or_else(|| "–".to_owned(), |times| format!("{} / {}", ms(times.p50_us), ms(times.p99_us)))
+}
+
+fn ms(us: u64) -> String {
+    format!("{:.2} ms", us as f64 / 1e3)
+}

@@ -1,0 +1,187 @@
+//! What the check calls wrong, what `/proc` means, and every mode against a mock.
+
+use clap::Parser as _;
+use futures_util::{SinkExt as _, StreamExt as _};
+use ntonix_tests::mock_llm::{ErrorForm, MockLlm, Script, Step};
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
+
+use super::*;
+use crate::process::{cpu_ticks, resident_kib};
+use crate::tally::{Check, Tally};
+
+fn checked(events: &[&str]) -> Tally {
+    let mut tally = Tally::new().unwrap();
+    let mut check = Check::new("n-1".to_owned(), 3);
+    for event in events {
+        check.event(event.as_bytes(), &mut tally);
+    }
+    check.settle(None, &mut tally);
+    tally
+}
+
+fn wrong(events: &[&str]) -> [u64; 5] {
+    let wrong = checked(events).wrong;
+    [wrong.lost, wrong.doubled, wrong.reordered, wrong.foreign, wrong.truncated]
+}
+
+const ROLE: &str = r#"{"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#;
+const T0: &str = r#"{"choices":[{"delta":{"content":"n-1.0.1 "},"finish_reason":null}]}"#;
+const T1: &str = r#"{"choices":[{"delta":{"content":"n-1.1.1 "},"finish_reason":null}]}"#;
+const T2: &str = r#"{"choices":[{"delta":{"content":"n-1.2.1 "},"finish_reason":null}]}"#;
+const STOP: &str = r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#;
+const DONE: &str = "[DONE]";
+
+#[test]
+fn every_kind_of_wrong_token_is_told_apart() {
+    assert_eq!(wrong(&[T0, T2, STOP, DONE]), [1, 0, 0, 0, 0], "lost");
+    assert_eq!(wrong(&[T0, T1, DONE]), [1, 0, 0, 0, 0], "lost at the end");
+    assert_eq!(wrong(&[T0, T1, T1, T2, STOP, DONE]), [0, 1, 0, 0, 0], "doubled");
+    assert_eq!(wrong(&[T1, T0, T2, STOP, DONE]), [0, 0, 1, 0, 0], "reordered");
+    assert_eq!(wrong(&[T0, T1, T2, STOP]), [0, 0, 0, 0, 1], "without [DONE]");
+    assert_eq!(wrong(&[T0, T1, T2, DONE]), [0, 0, 0, 0, 1], "without a finish reason");
+    for foreign in ["n-2.0.1 ", "n-1.9.1 ", "n-1.x.1 ", "n-1.0 ", "hello "] {
+        let event = format!(r#"{{"choices":[{{"delta":{{"content":"{foreign}"}}}}]}}"#);
+        assert_eq!(wrong(&[T0, &event, T1, T2, STOP, DONE]), [0, 0, 0, 1, 0], "{foreign}");
+    }
+}
+
+#[test]
+fn a_right_answer_is_complete() {
+    let tally = checked(&[ROLE, T0, T1, T2, STOP, DONE]);
+    assert_eq!((tally.complete, tally.tokens, tally.failed.len(), tally.wrong.total()), (1, 3, 0, 0));
+    let whole = r#"{"choices":[{"message":{"content":"n-1.0.1 n-1.1.1 n-1.2.1 "},"finish_reason":"stop"}]}"#;
+    assert_eq!(checked(&[whole, DONE]).complete, 1);
+}
+
+#[test]
+fn an_error_that_is_told_is_a_failure_and_no_wrong_token() {
+    let tally = checked(&[T0, r#"{"error":{"message":"m","type":"t","code":"upstream_reset"}}"#]);
+    assert_eq!((tally.failed["upstream_reset"], tally.wrong.total()), (1, 0));
+}
+
+#[test]
+fn proc_is_read_whatever_the_process_is_called() {
+    let stat = "12 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 150 25 0 0 20 0 1 0 100 1000 50";
+    assert_eq!(cpu_ticks(stat), Some(175));
+    assert_eq!(resident_kib("Name:\tx\nVmPeak:\t 900 kB\nVmRSS:\t  512 kB\n"), Some(512));
+    assert_eq!((cpu_ticks("12 (a"), resident_kib("Name:\tx\n")), (None, None));
+}
+
+async fn drive_with(line: &str) -> Report {
+    let settings = Settings::parse_from(line.split(' '));
+    match settings.command {
+        Command::Unary(load) => drive(Mode::Unary, load).await.unwrap(),
+        Command::Fast(load) => drive(Mode::Fast, load).await.unwrap(),
+        Command::Paced(load) => drive(Mode::Paced, load).await.unwrap(),
+        Command::Held(load) => drive(Mode::Held, load).await.unwrap(),
+        Command::Cancel(load) => drive(Mode::Cancel, load).await.unwrap(),
+        Command::Ws(load) => drive(Mode::Ws, load).await.unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn every_http_mode_runs_clean_against_a_sound_mock() {
+    let mock = MockLlm::start().unwrap();
+    let url = mock.url();
+    for mode in [
+        "unary --count 50",
+        "fast --count 20 --tokens 30",
+        "paced --count 6 --tokens 3 --pause 2ms",
+        "held --duration 50ms",
+    ] {
+        let report = drive_with(&format!("load {mode} --streams 5 --url {url}")).await;
+        assert!(report.is_clean(), "{report}");
+        let again: Report = serde_json::from_str(&report.to_json().unwrap()).unwrap();
+        assert_eq!(again.to_string(), report.to_string());
+    }
+    assert_eq!(mock.counts().attempts, 50 + 20 + 6 + 5);
+}
+
+#[tokio::test]
+async fn cancels_are_timed_by_what_the_mock_saw() {
+    let mock = MockLlm::start().unwrap();
+    let url = mock.url();
+    let report = drive_with(&format!("load cancel --count 20 --streams 4 --pause 1ms --url {url} --mock {url}")).await;
+    assert!(report.is_clean(), "{report}");
+    assert!(report.to_string().contains("  cut          p50"), "{report}");
+    assert_eq!(mock.counts().cut, 20);
+}
+
+/// Speaks just enough of `ntonix.v1`: answers each create with two tokens, the last of the fourth stream twice.
+async fn speak_frames(tcp: tokio::net::TcpStream) {
+    #[expect(clippy::result_large_err, reason = "the callback's type is the library's")]
+    let choose = |_: &Request, mut response: Response| {
+        response.headers_mut().insert("sec-websocket-protocol", "ntonix.v1".parse().unwrap());
+        Ok(response)
+    };
+    let mut socket = tokio_tungstenite::accept_hdr_async(tcp, choose).await.unwrap();
+    socket.send(Message::text(r#"{"t":"ready","session":"s"}"#)).await.unwrap();
+    while let Some(Ok(Message::Text(text))) = socket.next().await {
+        let create: Value = serde_json::from_str(&text).unwrap();
+        let id = create["id"].as_str().unwrap();
+        assert_eq!((&create["t"], &create["op"]), (&json!("create"), &json!("chat.completions")));
+        let mut numbers = vec![0, 1];
+        if id.ends_with("-3") {
+            numbers.push(1);
+        }
+        for number in numbers {
+            let choice = json!({ "delta": { "content": format!("{id}.{number}.1 ") }, "finish_reason": "stop" });
+            let delta = json!({ "t": "delta", "id": id, "seq": number, "d": { "choices": [choice] } });
+            socket.send(Message::text(delta.to_string())).await.unwrap();
+        }
+        socket.send(Message::text(json!({ "t": "done", "id": id, "seq": 1 }).to_string())).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn streams_on_a_websocket_are_checked_one_by_one() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let server = ntonix_runtime::tasks::spawn("server", async move {
+        let sockets = [listener.accept().await.unwrap().0, listener.accept().await.unwrap().0];
+        futures_util::future::join_all(sockets.map(speak_frames)).await;
+    });
+    let report = drive_with(&format!("load ws --streams 5 --sockets 2 --tokens 2 --count 10 --url {url}")).await;
+    assert!(report.to_string().contains("answers      10 complete, 0 failed"), "{report}");
+    assert!(report.to_string().contains("0 lost, 1 doubled, 0 reordered, 0 foreign; 0 answers truncated"), "{report}");
+    assert!(!report.is_clean());
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_broken_answer_makes_the_run_unclean() {
+    let mock = MockLlm::start().unwrap();
+    for (script, told) in [
+        (Script::broken(3, []), "1 answers truncated"),
+        (Script::broken(3, [Step::Cut]), "× "),
+        (Script::broken(1, [Step::Error(ErrorForm::OpenAi)]), "1 × broken"),
+        (Script::status(503, "away"), "1 × mock"),
+    ] {
+        mock.next(script);
+        let report = drive_with(&format!("load fast --count 1 --streams 1 --tokens 3 --url {}", mock.url())).await;
+        assert!(!report.is_clean() && report.to_string().contains(told), "{report}");
+    }
+}
+
+#[test]
+fn a_comparison_measures_by_the_first_run() {
+    let report = |label: &str, cpu: f64| -> Report {
+        serde_json::from_value(json!({
+            "mode": "paced", "label": label, "url": "http://x", "streams": 4, "sockets": null, "tokens_per_answer": 3,
+            "pause_ms": 20.0, "seconds": 2.0, "requests": 8, "complete": 8, "failed": {}, "tokens": 24,
+            "wrong": { "lost": 0, "doubled": 0, "reordered": 0, "foreign": 0, "truncated": 0 },
+            "times": { "travel": { "count": 24, "p50_us": 500, "p99_us": 2500, "max_us": 3000 } },
+            "watched": { "cpu_seconds": 1.0, "start_kib": 10, "peak_kib": 20 },
+            "cpu_us_per_request": cpu * 3.0, "cpu_us_per_token": cpu, "kib_per_stream": 2.5,
+        }))
+        .unwrap()
+    };
+    let table = report::comparison(&[report("nginx", 10.0), report("ntonix", 12.5)]);
+    assert!(
+        table.contains("| paced ntonix | 4 | 12 | 37.5 µs (1.25 ×) | 12.5 µs (1.25 ×) | – | 0.50 ms / 2.50 ms |"),
+        "{table}"
+    );
+}
