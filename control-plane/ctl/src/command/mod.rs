@@ -58,3 +58,6 @@ impl Command {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
