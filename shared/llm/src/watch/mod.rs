@@ -106,8 +106,14 @@ impl Watch {
         {
             return self.fail(error);
         }
-        if signs.finish_reason || signs.usage || (signs.usage_null && self.strip_usage) || self.choices.are_many() {
+        if signs.finish_reason || signs.usage || self.choices.are_many() {
             return self.look_inside(block, &data);
+        }
+        if signs.usage_null && self.strip_usage {
+            // Where vLLM puts it, the last brace can only be the chunk's own: no need to parse every token.
+            let Some(start) = data.strip_suffix(br#","usage":null}"#) else { return self.look_inside(block, &data) };
+            self.events += 1;
+            return Keep::Replace(with_data(block, start, b"}"));
         }
         self.events += 1;
         Keep::Forward
@@ -302,14 +308,19 @@ fn member_value(after_key: &[u8]) -> Option<&[u8]> {
 fn without_member(block: &Block<'_>, data: &[u8], value: &RawValue) -> Bytes {
     let start = value.get().as_ptr().addr() - data.as_ptr().addr();
     let (before, after) = cut_member(&data[..start], &data[start + value.get().len()..]);
+    with_data(block, before, after)
+}
+
+/// Writes the block again with this payload, in two parts, in place of its own; the closing blank line included.
+fn with_data(block: &Block<'_>, before: &[u8], after: &[u8]) -> Bytes {
     let mut bytes = BytesMut::with_capacity(block.raw().len() + 2);
     match block.data() {
         Cow::Borrowed(line) => {
-            let offset = line.as_ptr().addr() - block.raw().as_ptr().addr();
-            bytes.put_slice(&block.raw()[..offset]);
+            let start = line.as_ptr().addr() - block.raw().as_ptr().addr();
+            bytes.put_slice(&block.raw()[..start]);
             bytes.put_slice(before);
             bytes.put_slice(after);
-            bytes.put_slice(&block.raw()[offset + line.len()..]);
+            bytes.put_slice(&block.raw()[start + line.len()..]);
         }
         // Several data lines: line ends are white space in JSON, so one line says the same.
         Cow::Owned(_) => {
