@@ -14,6 +14,7 @@ mod upstream;
 mod relay;
 
 mod live;
+mod sync;
 mod file;
 mod metrics;
 mod ops;

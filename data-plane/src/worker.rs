@@ -10,11 +10,12 @@ use std::{
 };
 
 use anyhow::Context as _;
+use ntonix_proto::sync::v1::Hello;
 use ntonix_runtime::{
     drain::{Drain, Trigger},
     listen::{self, ReusePort},
     probe::{self, Probes},
-    tasks,
+    settings, tasks,
     tls::{self, ServerTls},
 };
 use tokio::{
@@ -34,6 +35,7 @@ use crate::{
     ops::{self, Pages},
     policy::{self, admit::Admission},
     settings::{ConfigOrigin, Settings, TrafficArgs},
+    sync::Follower,
     upstream::connect::enter_thread,
 };
 
@@ -102,7 +104,7 @@ impl Worker {
         if let Some(address) = settings.ops {
             addresses.ops = Some(serve_ops(&mut needed, address, Arc::clone(&pages))?);
         }
-        follow_config(&mut needed, &settings, &cell, &changes, &drain, addresses)?;
+        follow_config(&mut needed, &settings, &cell, &changes, &metrics, addresses)?;
         needed.spawn({
             let (cell, changed) = (Arc::clone(&cell), changes.0.subscribe());
             async move {
@@ -175,7 +177,7 @@ fn follow_config(
     settings: &Settings,
     cell: &Arc<Cell>,
     changes: &Changes,
-    drain: &Drain,
+    metrics: &Metrics,
     addresses: Addresses,
 ) -> anyhow::Result<()> {
     let (cell, changes) = (Arc::clone(cell), changes.clone());
@@ -188,10 +190,33 @@ fn follow_config(
         }
         ConfigOrigin::ControlPlane { url, tls } => {
             prepare_directory(&settings.state_dir)?;
-            let _ = (url, tls, drain, addresses);
+            let source = (url.clone(), tls.clone());
+            let seams = (cell, changes, metrics.clone());
+            let hello = hello(&settings.traffic, addresses);
+            let mut follower =
+                Follower::new(source, hello, seams, settings.state_dir.clone(), settings.traffic.clone());
+            follower.boot();
+            needed.spawn(async move {
+                follower.follow().await;
+                Ok(())
+            });
         }
     }
     Ok(())
+}
+
+/// Who this worker is, for the control plane.
+fn hello(traffic: &TrafficArgs, addresses: Addresses) -> Hello {
+    // Several workers on one host are told apart by their ports.
+    let name = || format!("{}-{}", settings::host_name(), addresses.client.port());
+    Hello {
+        name: traffic.name.clone().unwrap_or_else(name),
+        instance: format!("{:032x}", fastrand::u128(..)),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        address: addresses.client.to_string(),
+        running: None,
+        from_disk: false,
+    }
 }
 
 fn prepare_directory(path: &Path) -> anyhow::Result<()> {
@@ -270,6 +295,8 @@ impl Sockets {
 }
 
 fn bind_for_each(address: SocketAddr, threads: usize, flag: &str) -> anyhow::Result<Vec<StdListener>> {
+    // Shared ports are for our own threads: another process on the address must be noticed.
+    drop(bind(address, ReusePort::No, flag)?);
     let first = bind(address, ReusePort::Yes, flag)?;
     let bound = first.local_addr()?;
     let mut sockets = vec![first];

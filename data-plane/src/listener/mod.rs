@@ -17,7 +17,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
-use ntonix_runtime::{drain::Held, tasks, tls::ServerTls};
+use ntonix_runtime::{chain::Chain, drain::Held, tasks, tls::ServerTls};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -169,7 +169,7 @@ where
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(client.addr = %peer.address, error = %chain(&*error), "Connection ended early");
+        tracing::debug!(client.addr = %peer.address, error = %Chain(&*error), "Connection ended early");
     }
 }
 
@@ -193,16 +193,6 @@ fn builder() -> auto::Builder<TokioExecutor> {
         .keep_alive_interval(Some(Duration::from_secs(20)))
         .keep_alive_timeout(Duration::from_secs(20));
     builder
-}
-
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
 
 pin_project_lite::pin_project! {

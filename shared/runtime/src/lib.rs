@@ -10,3 +10,4 @@ pub mod tls;
 pub mod metrics;
 pub mod probe;
 pub mod backoff;
+pub mod chain;

@@ -47,6 +47,15 @@ pub fn state_dir() -> PathBuf {
     state.map_or_else(|| PathBuf::from("state"), |state| state.join("ntonix"))
 }
 
+/// The name of this host, or "worker" where the system does not tell.
+pub fn host_name() -> String {
+    #[cfg(unix)]
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    #[cfg(not(unix))]
+    let name = String::new();
+    if name.is_empty() { "worker".to_owned() } else { name }
+}
+
 /// Reads `args` (the program's name first) and the environment. `Err` is how to exit: 0 after `--help` and `--version`,
 /// 2 when something is wrong, each fault having been told on stderr.
 ///

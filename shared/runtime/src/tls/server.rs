@@ -18,6 +18,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
 
 use super::{TlsFault, authorities, certificates, private_key, provider, read};
+use crate::chain::Chain;
 use crate::reload::FileWatch;
 
 /// The TLS side of a listener. Cheap to clone; a reload reaches every clone and every configuration handed out.
@@ -99,19 +100,6 @@ pub async fn follow(tls: ServerTls) {
             Ok(true) => tracing::info!(files = ?tls.paths(), "Certificates loaded anew"),
             Ok(false) => {}
             Err(fault) => tracing::warn!(error = %Chain(&fault), "New certificates refused, the old ones stay"),
-        }
-    }
-}
-
-/// An error with its sources, on one line.
-struct Chain<'a>(&'a dyn std::error::Error);
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        match self.0.source() {
-            Some(source) => write!(f, ": {source}"),
-            None => Ok(()),
         }
     }
 }

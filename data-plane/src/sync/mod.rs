@@ -1,0 +1,272 @@
+//! How the configuration comes in: the last good one from disk first, then whatever the control plane pushes.
+//!
+//! "The link is bad" never changes what runs. "This configuration is bad" refuses it whole and is answered with every
+//! fault. A snapshot is prepared, swapped in, kept on disk and only then acknowledged.
+
+mod keep;
+mod link;
+mod session;
+mod snapshot;
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use ntonix_config::{Fault, Faults};
+use ntonix_proto::sync::v1::{
+    self as wire, Ack, Heartbeat, Hello, Nack, SnapshotId, SyncRequest, SyncResponse, sync_request::Frame,
+    sync_service_client::SyncServiceClient,
+};
+use ntonix_runtime::{backoff::Backoff, chain::Chain};
+use tokio::{
+    sync::mpsc,
+    task::spawn_blocking,
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Streaming, transport::Uri};
+
+use self::{
+    keep::Keep,
+    link::LinkError,
+    session::{Action, Session},
+    snapshot::Snapshot,
+};
+use crate::{
+    live::{Cell, Live, Origin, OriginSource},
+    metrics::Metrics,
+    settings::{SyncTls, TrafficArgs},
+    worker::{Changes, announce},
+};
+
+/// Frames to the control plane that wait to be sent: answers and heartbeats, a handful at most. When it is full the
+/// link is stuck, and the stream is ended.
+const OUTBOX: usize = 16;
+/// From the first failure to the next try, and at the most.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+/// So many heartbeats of the other side may be missed.
+const MISSED_HEARTBEATS: u32 = 3;
+/// How long the welcome may take.
+const WELCOME_WITHIN: Duration = Duration::from_secs(10);
+/// The largest frame that is taken: one resource, or a chunk.
+const FRAME_MOST: usize = 64 * 1024 * 1024;
+
+/// Follows a control plane.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    url: Uri,
+    tls: SyncTls,
+    hello: Hello,
+    cell: Arc<Cell>,
+    changes: Changes,
+    metrics: Metrics,
+    keep: Keep,
+    traffic: TrafficArgs,
+    running: Option<Snapshot>,
+}
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error("the control plane ended the stream: {}", .0.message())]
+    Status(#[from] Box<tonic::Status>),
+    #[error("the control plane closed the stream")]
+    Closed,
+    #[error("the control plane has been silent for {0:?}")]
+    Silent(Duration),
+    #[error("the control plane broke the protocol: {0}")]
+    Protocol(&'static str),
+    #[error("the control plane takes no frames")]
+    Stuck,
+}
+
+// === impl Follower ===
+
+impl Follower {
+    /// A follower of the control plane at `url` that keeps the last good snapshot in `state_dir`.
+    pub(crate) fn new(
+        (url, tls): (Uri, SyncTls),
+        hello: Hello,
+        (cell, changes, metrics): (Arc<Cell>, Changes, Metrics),
+        state_dir: PathBuf,
+        traffic: TrafficArgs,
+    ) -> Self {
+        Self { url, tls, hello, cell, changes, metrics, keep: Keep::new(state_dir), traffic, running: None }
+    }
+
+    /// Takes the last good snapshot from disk, the one before it when that is no good.
+    pub(crate) fn boot(&mut self) {
+        for (path, kept) in self.keep.load() {
+            let file = path.display().to_string();
+            let kept = match kept {
+                Ok(kept) => kept,
+                Err(error) => {
+                    tracing::warn!(file, error = %Chain(&error), "A kept configuration is refused");
+                    continue;
+                }
+            };
+            match self.run(&kept.snapshot, OriginSource::Disk, kept.taken) {
+                Ok(live) => {
+                    announce(&live, &self.traffic);
+                    self.running = Some(kept.snapshot);
+                    return;
+                }
+                Err(faults) => tracing::warn!(file, %faults, "A kept configuration is refused"),
+            }
+        }
+        tracing::info!("No configuration on disk: this worker is ready when the control plane has sent one");
+    }
+
+    /// Connects, follows, and connects again, for as long as it is polled.
+    pub(crate) async fn follow(mut self) {
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1, fastrand::u64(..));
+        loop {
+            let mut session = Session::new(self.running.take());
+            let welcomed_at = Instant::now();
+            let ended = self.stream(&mut session).await;
+            self.running = session.into_running();
+            // A stream that lasted starts the waiting over; one that fails at once makes it longer.
+            if welcomed_at.elapsed() > WELCOME_WITHIN {
+                backoff.reset();
+            }
+            let wait = backoff.next();
+            if let Err(error) = ended {
+                let control_plane = self.url.to_string();
+                let retry_in_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+                tracing::warn!(control_plane, error = %Chain(&error), retry_in_ms, "Not connected; what runs runs on");
+            }
+            sleep(wait).await;
+        }
+    }
+
+    /// One stream, from hello to its end.
+    async fn stream(&mut self, session: &mut Session) -> Result<(), Ended> {
+        let channel = link::connect(&self.url, &self.tls).await?;
+        let mut client = SyncServiceClient::new(channel).max_decoding_message_size(FRAME_MOST);
+        let (outbox, frames) = mpsc::channel(OUTBOX);
+        send(&outbox, Frame::Hello(self.hello(session)))?;
+        let opened = client.sync(ReceiverStream::new(frames)).await.map_err(Box::new)?;
+        let mut inbox = opened.into_inner();
+
+        let first = tokio::time::timeout(WELCOME_WITHIN, inbox.message()).await;
+        let first = first.map_err(|_| Ended::Silent(WELCOME_WITHIN))?.map_err(Box::new)?.ok_or(Ended::Closed)?;
+        let heartbeat = match session.take(first) {
+            Action::Welcome { heartbeat, up_to_date } => {
+                tracing::info!(control_plane = %self.url, up_to_date, "Connected to the control plane");
+                if up_to_date {
+                    self.cell.confirm();
+                }
+                heartbeat
+            }
+            Action::End(reason) => return Err(Ended::Protocol(reason)),
+            _ => return Err(Ended::Protocol("it did not say welcome first")),
+        };
+        self.converse(session, &mut inbox, &outbox, heartbeat).await
+    }
+
+    async fn converse(
+        &mut self,
+        session: &mut Session,
+        inbox: &mut Streaming<SyncResponse>,
+        outbox: &mpsc::Sender<SyncRequest>,
+        heartbeat: Duration,
+    ) -> Result<(), Ended> {
+        let patience = heartbeat * MISSED_HEARTBEATS;
+        let mut heard = Instant::now();
+        let mut beats = interval(heartbeat);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            // `message` can be dropped between frames without losing one; the other two are clocks.
+            let response = tokio::select! {
+                message = inbox.message() => message.map_err(Box::new)?.ok_or(Ended::Closed)?,
+                _ = beats.tick() => {
+                    let snapshot = session.running().map(|running| running.id.clone());
+                    send(outbox, Frame::Heartbeat(Heartbeat { snapshot }))?;
+                    continue;
+                }
+                () = sleep_until(heard + patience) => return Err(Ended::Silent(patience)),
+            };
+            heard = Instant::now();
+            match session.take(response) {
+                Action::Nothing | Action::Welcome { .. } => {}
+                Action::Send(request) => outbox.try_send(request).map_err(|_| Ended::Stuck)?,
+                Action::End(reason) => return Err(Ended::Protocol(reason)),
+                Action::Run(snapshot) => send(outbox, self.take(session, snapshot).await)?,
+            }
+        }
+    }
+
+    /// Runs a snapshot that was pushed, and answers.
+    async fn take(&mut self, session: &mut Session, snapshot: Snapshot) -> Frame {
+        let (id, taken) = (snapshot.id.clone(), SystemTime::now());
+        match self.run(&snapshot, OriginSource::ControlPlane, taken) {
+            Err(faults) => {
+                self.metrics.refused_revisions.inc();
+                tracing::warn!(config.revision = id.revision, %faults, "Revision refused, the one before runs on");
+                let faults = faults.into_iter().map(to_wire).collect();
+                Frame::Nack(Nack { snapshot: Some(id), faults })
+            }
+            Ok(live) => {
+                if session.running().is_none() {
+                    announce(&live, &self.traffic);
+                }
+                tracing::info!(config.revision = id.revision, keys_version = id.keys_version, "Revision runs");
+                let degraded = self.store(&snapshot, taken).await;
+                session.ran(snapshot);
+                Frame::Ack(Ack { snapshot: Some(id), degraded })
+            }
+        }
+    }
+
+    /// Prepares and swaps. A panic on the way refuses the snapshot like any other fault.
+    fn run(&self, snapshot: &Snapshot, source: OriginSource, taken: SystemTime) -> Result<Arc<Live>, Faults> {
+        let prepared = catch_unwind(AssertUnwindSafe(|| {
+            let origin = Origin { snapshot: Some(snapshot.id.clone()), source, taken };
+            self.cell.prepare(&snapshot.config()?, origin)
+        }));
+        let prepared = prepared.unwrap_or_else(|_| {
+            self.metrics.panics.inc();
+            let fault = Fault::new("", "the worker failed while it prepared this configuration");
+            Err(Faults::from(fault))
+        })?;
+        let live = self.cell.swap(prepared);
+        self.changes.note();
+        Ok(live)
+    }
+
+    /// Keeps it on disk; a disk that fails makes the worker degraded, not silent.
+    async fn store(&self, snapshot: &Snapshot, taken: SystemTime) -> Vec<wire::Fault> {
+        let (keep, snapshot) = (self.keep.clone(), snapshot.clone());
+        let stored = spawn_blocking(move || keep.store(&snapshot, taken)).await;
+        let error = match stored {
+            Ok(Ok(())) => return Vec::new(),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(error, "The configuration runs but is not kept on disk");
+        vec![wire::Fault { path: String::new(), reason: format!("it is not kept on this worker's disk: {error}") }]
+    }
+
+    fn hello(&self, session: &Session) -> Hello {
+        let running: Option<SnapshotId> = session.running().map(|running| running.id.clone());
+        let from_disk = self.cell.load().is_some_and(|live| !live.is_confirmed());
+        Hello { running, from_disk, ..self.hello.clone() }
+    }
+}
+
+fn send(outbox: &mpsc::Sender<SyncRequest>, frame: Frame) -> Result<(), Ended> {
+    outbox.try_send(SyncRequest { frame: Some(frame) }).map_err(|_| Ended::Stuck)
+}
+
+fn to_wire(fault: Fault) -> wire::Fault {
+    let reason = match fault.hint {
+        Some(hint) => format!("{}; {hint}", fault.reason),
+        None => fault.reason,
+    };
+    wire::Fault { path: fault.path, reason }
+}
