@@ -1,2 +1,51 @@
-//! Entry point.
-fn main() {}
+//! The control plane as a program.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use ntonix_control_plane::{ControlPlane, ControlPlaneArgs, Settings};
+use ntonix_runtime::drain::{self, until_stopped};
+use ntonix_runtime::{listen, settings, telemetry, tls};
+
+fn main() -> ExitCode {
+    let args: ControlPlaneArgs = match settings::parse(std::env::args_os()) {
+        Ok(args) => args,
+        Err(exit) => return exit,
+    };
+    let chosen = args.settings();
+    let faults = chosen.faults();
+    if !faults.is_empty() {
+        return settings::refuse("ntonix-control-plane", &faults);
+    }
+    let _telemetry = match telemetry::init(args.log.log_format, &args.log.log_level) {
+        Ok(telemetry) => telemetry,
+        Err(fault) => return settings::refuse("ntonix-control-plane", &[fault]),
+    };
+    tls::install_provider();
+    listen::raise_open_files();
+    match run(chosen, args.drain) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "Control plane failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(settings: Settings, deadline: Duration) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(settings, deadline))
+}
+
+async fn serve(settings: Settings, deadline: Duration) -> anyhow::Result<()> {
+    let (trigger, signals) = drain::channel();
+    drain::on_signals(trigger, deadline)?;
+    let plane = ControlPlane::start(settings).await?;
+    // A signal and a failure both end in a drain; they differ in the exit code.
+    let outcome = tokio::select! {
+        failure = plane.finished() => Err(failure),
+        () = signals.draining() => Ok(()),
+    };
+    // A second signal drops the plane, which cuts off what is left.
+    until_stopped(&signals, plane.shutdown(deadline)).await;
+    outcome
+}

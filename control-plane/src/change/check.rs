@@ -1,0 +1,74 @@
+//! What a change must fulfil beyond what the configuration's own validator checks.
+
+use std::collections::HashMap;
+
+use ntonix_config::{Config, Draft, Fault, Faults, validate};
+
+use crate::refusal::Refusal;
+use crate::snapshot::{Keys, Snapshot};
+
+/// Characters of a message.
+const MESSAGE_MAX: usize = 1024;
+/// Characters of a request id.
+const REQUEST_ID_MAX: usize = 128;
+
+/// Refuses a request whose own fields are too long.
+pub(super) fn request_fits(message: &str, request_id: &str) -> Result<(), Refusal> {
+    let mut faults = Vec::new();
+    for (path, text, max) in [("message", message, MESSAGE_MAX), ("request_id", request_id, REQUEST_ID_MAX)] {
+        let length = text.chars().count();
+        if length > max {
+            faults.push(Fault::new(path, format!("has {length} characters, at most {max} are allowed")));
+        }
+    }
+    match Faults::new(faults) {
+        Some(faults) => Err(faults.into()),
+        None => Ok(()),
+    }
+}
+
+/// Refuses when another revision than the expected one is the newest. `None`: anything is expected.
+pub(super) fn expected(newest: Option<&Snapshot>, expected: Option<u64>) -> Result<(), Refusal> {
+    let current = newest.map_or(0, |newest| newest.id.revision);
+    match expected {
+        Some(expected) if expected != current => Err(Refusal::Conflict { current }),
+        _ => Ok(()),
+    }
+}
+
+/// Validates a draft, by itself and beside the managed keys.
+pub(super) fn valid(draft: &Draft, keys: &Keys) -> Result<Config, Faults> {
+    let beside = beside_keys(draft, keys);
+    match (validate(draft), Faults::new(beside)) {
+        (Ok(config), None) => Ok(config),
+        (Ok(_), Some(faults)) => Err(faults),
+        (Err(faults), beside) => {
+            let all = faults.into_iter().chain(beside.into_iter().flatten()).collect();
+            // There is at least one: the validator's.
+            Err(Faults::new(all).unwrap_or_else(|| Fault::new("", "not valid").into()))
+        }
+    }
+}
+
+/// Managed keys live beside the revisions: none may lose its tenant, and no name may mean two keys.
+fn beside_keys(draft: &Draft, keys: &Keys) -> Vec<Fault> {
+    let mut orphans: HashMap<&str, Vec<&str>> = HashMap::new();
+    for key in keys.unrevoked() {
+        if !draft.tenants.iter().any(|tenant| tenant.name == key.tenant) {
+            orphans.entry(&key.tenant).or_default().push(&key.name);
+        }
+    }
+    let mut orphans: Vec<_> = orphans.into_iter().collect();
+    orphans.sort_unstable();
+    let lost = orphans.into_iter().map(|(tenant, keys)| {
+        let names = keys.iter().map(|key| format!("\"{key}\"")).collect::<Vec<_>>().join(", ");
+        Fault::new(
+            "tenants",
+            format!("tenant \"{tenant}\" is missing but has managed keys: {names}; revoke them first"),
+        )
+    });
+    let repeated = draft.keys.iter().enumerate().filter(|(_, key)| keys.find(&key.name).is_some()).map(|(at, key)| {
+        Fault::new(format!("keys[{at}].name"), format!("\"{}\" is the name of a managed key", key.name))
+    });
+    lost.chain(repeated).collect()
+}
