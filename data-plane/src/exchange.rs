@@ -106,6 +106,8 @@ pub(crate) struct ReplyBody {
     source: Source,
     holds: Vec<Hold>,
     observer: Option<Observer>,
+    /// The usage of a source that has ended.
+    used: Option<Usage>,
 }
 
 /// Something that is given back when the answer ends or is dropped: limits count streams, not headers.
@@ -185,7 +187,7 @@ impl Reply {
 
 impl ReplyBody {
     fn new(source: Source) -> Self {
-        Self { source, holds: Vec::new(), observer: None }
+        Self { source, holds: Vec::new(), observer: None, used: None }
     }
 
     /// The next bytes: whole events of a stream, or the body. An error is the last item; after it or `None` all that
@@ -215,6 +217,11 @@ impl ReplyBody {
         }
     }
 
+    /// What the backend said that it used, so far.
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        self.source.tally().and_then(|tally| tally.usage).or(self.used)
+    }
+
     /// How long it is, when that is known.
     pub(crate) fn size(&self) -> Option<u64> {
         match &self.source {
@@ -235,8 +242,10 @@ impl ReplyBody {
     }
 
     fn finish(&mut self, refusal: Option<&Refusal>) {
+        let tally = self.source.tally();
+        self.used = tally.and_then(|tally| tally.usage).or(self.used);
         if let Some(observer) = self.observer.take() {
-            observer.finished(refusal, self.source.tally());
+            observer.finished(refusal, tally);
         }
         self.source = Source::End;
         self.holds.clear();

@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, error::Error, fmt, time::Duration};
 
+use http::StatusCode;
 use ntonix_llm::BackendError;
 
 /// Whatever went wrong underneath; only the log sees it.
@@ -16,6 +17,7 @@ pub(crate) struct Refusal {
     retry_after: Option<Duration>,
     spent: bool,
     backend: Option<Box<BackendError>>,
+    backend_status: Option<StatusCode>,
     source: Option<Source>,
 }
 
@@ -186,7 +188,16 @@ impl Kind {
 impl Refusal {
     /// A refusal that says `public` to the client: lower case, no full stop, nothing internal.
     pub(crate) fn new(kind: Kind, public: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, public: public.into(), param: None, retry_after: None, spent: false, backend: None, source: None }
+        Self {
+            kind,
+            public: public.into(),
+            param: None,
+            retry_after: None,
+            spent: false,
+            backend: None,
+            backend_status: None,
+            source: None,
+        }
     }
 
     /// Adds what went wrong underneath, for the log.
@@ -220,6 +231,12 @@ impl Refusal {
         refusal
     }
 
+    /// The status that the backend answered with.
+    pub(crate) fn with_status(mut self, status: StatusCode) -> Self {
+        self.backend_status = Some(status);
+        self
+    }
+
     /// What happened.
     pub(crate) fn kind(&self) -> Kind {
         self.kind
@@ -243,6 +260,11 @@ impl Refusal {
     /// Has the gateway tried more than once already?
     pub(crate) fn is_spent(&self) -> bool {
         self.spent
+    }
+
+    /// The status that the backend answered with, when that is what is passed on.
+    pub(crate) fn status_of_backend(&self) -> Option<StatusCode> {
+        self.backend_status
     }
 
     /// What the backend said about it, when it did.

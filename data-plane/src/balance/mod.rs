@@ -213,5 +213,3 @@ impl Nobody {
     }
 }
 
-#[cfg(test)]
-mod tests;

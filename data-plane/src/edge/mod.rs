@@ -8,6 +8,7 @@ mod credential;
 mod http;
 mod models;
 pub(crate) mod respond;
+mod websocket;
 
 use std::{
     net::SocketAddr,
@@ -23,6 +24,7 @@ use tower::util::BoxCloneSyncService;
 pub(crate) use self::{body::EdgeBody, cors::Origins};
 use crate::{
     exchange::{Client, Exchange, Reply, Transport},
+    listener::{Tenure, guard::Activity},
     live::{self, Live},
     metrics::Metrics,
     refusal::{Kind, Refusal},
@@ -56,6 +58,10 @@ pub(crate) struct Peer {
     pub(crate) anonymous: bool,
     /// The gateway goes away now.
     pub(crate) stopping: Arc<AtomicBool>,
+    /// Its requests under way.
+    pub(crate) activity: Arc<Activity>,
+    /// Its place; given back when the last one who uses the connection is gone.
+    pub(crate) _tenure: Tenure,
 }
 
 /// A request with what every path needs.
@@ -77,7 +83,7 @@ impl Edge {
             return preflight;
         }
         let mut response = match self.cell.load() {
-            Some(live) => self.dispatch(Visit { peer, id: Arc::clone(&id), live, request }).await,
+            Some(live) => Arc::clone(&self).dispatch(Visit { peer, id: Arc::clone(&id), live, request }).await,
             None => Err(Refusal::new(Kind::NotConfigured, "this gateway has no configuration yet")
                 .retry_after(std::time::Duration::from_secs(1))),
         }
@@ -89,7 +95,7 @@ impl Edge {
         response
     }
 
-    async fn dispatch(&self, visit: Visit) -> Result<Response<EdgeBody>, Refusal> {
+    async fn dispatch(self: Arc<Self>, visit: Visit) -> Result<Response<EdgeBody>, Refusal> {
         let path = visit.request.uri().path();
         let method = visit.request.method();
         if let Some(op) = Op::from_path(path) {
@@ -104,7 +110,11 @@ impl Edge {
                 _ => Err(not_allowed("GET, HEAD")),
             };
         }
-        Err(Refusal::new(Kind::NotFound, not_here(path)))
+        match (path, method) {
+            ("/v1/ws", &Method::GET) => self.upgrade(visit),
+            ("/v1/ws", _) => Err(not_allowed("GET")),
+            _ => Err(Refusal::new(Kind::NotFound, not_here(path))),
+        }
     }
 }
 

@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn an_id_may_hold_slashes_encoded_or_not() {
-        // streaming.md §8 item 15.
+        // Conformance item 15.
         assert_eq!(decoded("meta-llama/Llama-3:70b"), "meta-llama/Llama-3:70b");
         assert_eq!(decoded("meta-llama%2FLlama-3%3A70b"), "meta-llama/Llama-3:70b");
         assert_eq!(decoded("50%"), "50%");

@@ -2,7 +2,7 @@
 //!
 //! The only place that knows a status code of ours. Bodies have the form of the OpenAI API's errors.
 
-use std::{borrow::Cow, sync::Arc};
+use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
@@ -42,7 +42,7 @@ pub(crate) fn status(refusal: &Refusal) -> StatusCode {
     };
     // A backend that reports an error with a status inside of a 200 means that status.
     let backends = refusal.backend().and_then(|error| StatusCode::from_u16(error.status()?).ok());
-    backends.unwrap_or(own)
+    refusal.status_of_backend().or(backends).unwrap_or(own)
 }
 
 /// The class of the error, as the SDKs know it.
@@ -102,22 +102,24 @@ pub(crate) fn event(refusal: &Refusal, id: &str) -> Bytes {
     openai::error_event(message, &class, &code, refusal.param(), id, refusal.kind().is_retryable())
 }
 
-/// The `error` frame of `ntonix.v1`: about the stream `stream`, or about the socket when there is none.
-pub(crate) fn frame(refusal: &Refusal, stream: Option<&str>, id: Option<&Arc<str>>) -> String {
+/// The `error` frame of `ntonix.v1` that ends the stream `id`; `seq` counts on from its last `delta`.
+pub(crate) fn frame(refusal: &Refusal, id: &str, seq: u64, request_id: &str) -> String {
     let Parts { message, class, code } = parts(refusal);
-    let retryable = refusal.kind().is_retryable();
+    let retryable = refusal.kind().is_retryable() && !refusal.is_spent();
     let mut frame = serde_json::json!({
         "t": "error",
+        "id": id,
+        "seq": seq,
         "status": status(refusal).as_u16(),
-        "retryable": retryable && !refusal.is_spent(),
-        "error": { "message": message, "type": class, "code": code, "param": refusal.param() },
+        "retryable": retryable,
+        "error": {
+            "message": message,
+            "type": class,
+            "code": code,
+            "param": refusal.param(),
+            "request_id": request_id,
+        },
     });
-    if let Some(stream) = stream {
-        frame["id"] = stream.into();
-    }
-    if let Some(id) = id {
-        frame["error"]["request_id"] = serde_json::Value::from(&**id);
-    }
     if let Some(after) = refusal.retry_in() {
         frame["retry_after_ms"] = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).into();
     }

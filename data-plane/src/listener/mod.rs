@@ -26,8 +26,11 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use self::guard::{Activity, Guarded};
-use crate::edge::{Edge, Peer};
+use self::guard::Guarded;
+use crate::{
+    edge::{Edge, Peer},
+    metrics::Metrics,
+};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
@@ -57,10 +60,11 @@ pub(crate) struct Listener {
 }
 
 /// A connection's hold on the worker, for as long as it lives.
-struct Tenure {
+#[derive(Debug)]
+pub(crate) struct Tenure {
     _place: OwnedSemaphorePermit,
     _held: Held,
-    edge: Arc<Edge>,
+    metrics: Metrics,
 }
 
 // === impl Listener ===
@@ -96,15 +100,21 @@ impl Listener {
             tracing::debug!(%error, "The client was gone before it was served");
             return;
         }
-        let tenure = Tenure::new(place, &self.edge);
-        let peer = Arc::new(Peer { address, anonymous: self.anonymous, stopping: Arc::new(AtomicBool::new(false)) });
+        let edge = Arc::clone(&self.edge);
+        let peer = Arc::new(Peer {
+            address,
+            anonymous: self.anonymous,
+            stopping: Arc::new(AtomicBool::new(false)),
+            activity: Arc::default(),
+            _tenure: Tenure::new(place, &edge),
+        });
         match &self.tls {
-            None => drop(tasks::spawn("connection", serve(stream, peer, tenure))),
+            None => drop(tasks::spawn("connection", serve(stream, peer, edge))),
             Some(tls) => {
                 let acceptor = TlsAcceptor::from(tls.config());
                 tasks::spawn("connection", async move {
                     match timeout(HANDSHAKE_WITHIN, acceptor.accept(stream)).await {
-                        Ok(Ok(stream)) => serve(stream, peer, tenure).await,
+                        Ok(Ok(stream)) => serve(stream, peer, edge).await,
                         Ok(Err(error)) => tracing::debug!(client.addr = %peer.address, %error, "TLS handshake failed"),
                         Err(_) => tracing::debug!(client.addr = %peer.address, "TLS handshake took too long"),
                     }
@@ -119,27 +129,26 @@ impl Listener {
 impl Tenure {
     fn new(place: OwnedSemaphorePermit, edge: &Arc<Edge>) -> Self {
         edge.metrics.connections.inc();
-        Self { _place: place, _held: edge.drain.hold(), edge: Arc::clone(edge) }
+        Self { _place: place, _held: edge.drain.hold(), metrics: edge.metrics.clone() }
     }
 }
 
 impl Drop for Tenure {
     fn drop(&mut self) {
-        self.edge.metrics.connections.dec();
+        self.metrics.connections.dec();
     }
 }
 
 /// Speaks HTTP on one connection until it ends or the worker does.
-async fn serve<T>(stream: T, peer: Arc<Peer>, tenure: Tenure)
+async fn serve<T>(stream: T, peer: Arc<Peer>, edge: Arc<Edge>)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let activity = Arc::<Activity>::default();
-    let io = TokioIo::new(Guarded::new(stream, Arc::clone(&activity)));
+    let io = TokioIo::new(Guarded::new(stream, Arc::clone(&peer.activity)));
     let service = {
-        let (edge, peer) = (Arc::clone(&tenure.edge), Arc::clone(&peer));
+        let (edge, peer) = (Arc::clone(&edge), Arc::clone(&peer));
         service_fn(move |request| {
-            let busy = activity.begin();
+            let busy = peer.activity.begin();
             let (edge, peer) = (Arc::clone(&edge), Arc::clone(&peer));
             async move {
                 let response = edge.serve(peer, request).await;
@@ -150,7 +159,7 @@ where
     let builder = builder();
     let connection = builder.serve_connection_with_upgrades(io, service);
     tokio::pin!(connection);
-    let drain = tenure.edge.drain.clone();
+    let drain = edge.drain.clone();
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = drain.draining() => {

@@ -6,8 +6,6 @@
 mod identity;
 mod prepare;
 mod secrets;
-#[cfg(test)]
-mod tests;
 
 use std::{
     collections::HashMap,

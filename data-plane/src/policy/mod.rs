@@ -12,8 +12,6 @@ pub(crate) mod observe;
 pub(crate) mod panic;
 pub(crate) mod quota;
 pub(crate) mod retry;
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 

@@ -196,6 +196,7 @@ impl Observer {
             tokens.r#in = tally.usage.map(|usage| usage.prompt_tokens),
             tokens.out = tally.usage.map(|usage| usage.completion_tokens),
             events = tally.events,
+            bytes.out = tally.bytes,
             first_token_ms = tally.first_token.map(ms),
             total_ms = ms(self.started.elapsed()),
             "Exchange finished"

@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn credentials_and_hop_by_hop_headers_never_reach_the_backend() {
-        // streaming.md §8 item 86.
+        // Conformance item 86.
         let client = map(&[
             ("authorization", "Bearer secret"),
             ("x-api-key", "secret"),

@@ -1,0 +1,388 @@
+//! Moves bytes between one socket and its streams: reads frames, serves streams in turn, writes, and keeps the time.
+
+use std::{
+    future::poll_fn,
+    ops::ControlFlow,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt as _, Sink, Stream as _};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use ntonix_llm::call::{Call, Op};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Error, Message, Utf8Bytes,
+        error::CapacityError,
+        protocol::{CloseFrame, frame::coding::CloseCode},
+    },
+};
+use tower::ServiceExt as _;
+
+use super::{
+    lanes::Lanes,
+    session::{Action, IDLE_AT_MOST, Session},
+    stream::{Stream, Turn},
+};
+use crate::{
+    edge::{Edge, Peer, credential::Shown, new_request_id, respond},
+    exchange::Client,
+    policy::observe::Observer,
+    refusal::{Kind, Refusal},
+};
+
+/// So much is written before the socket is flushed and the client's frames are read again.
+const ROUND: usize = 64 * 1024;
+/// How often the slow clocks are looked at.
+const TICK: Duration = Duration::from_secs(5);
+/// A ping after so many ticks; a client that has sent nothing for three pings is gone.
+const PING_TICKS: u32 = 4;
+const SILENCE_AT_MOST: Duration = Duration::from_secs(60);
+/// How long the other side may take to answer a close.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+/// Service Restart (IANA WebSocket close codes): the client may connect again at once.
+const RESTART: u16 = 1012;
+
+/// One socket.
+pub(super) struct Driver {
+    edge: Arc<Edge>,
+    peer: Arc<Peer>,
+    client: Arc<Client>,
+    shown: Shown,
+    socket: WebSocketStream<TokioIo<Upgraded>>,
+    session: Session,
+    lanes: Lanes<Stream>,
+    ticks: Interval,
+    tick: u32,
+    heard: Instant,
+    /// Since when there is no stream.
+    idle_since: Instant,
+    /// Bytes written since the last flush.
+    unflushed: usize,
+}
+
+/// How a socket is closed.
+struct Farewell {
+    code: u16,
+    reason: &'static str,
+}
+
+type Flow = ControlFlow<Farewell>;
+
+// === impl Driver ===
+
+impl Driver {
+    pub(super) fn new(
+        edge: Arc<Edge>,
+        peer: Arc<Peer>,
+        client: Arc<Client>,
+        shown: Shown,
+        socket: WebSocketStream<TokioIo<Upgraded>>,
+    ) -> Self {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let now = Instant::now();
+        Self {
+            edge,
+            peer,
+            client,
+            shown,
+            socket,
+            session: Session::new(),
+            lanes: Lanes::new(),
+            ticks,
+            tick: 0,
+            heard: now,
+            idle_since: now,
+            unflushed: 0,
+        }
+    }
+
+    /// Serves the socket to its end. Its streams end with it: their backends are cut.
+    pub(super) async fn run(mut self) {
+        let (edge, greeting) = (Arc::clone(&self.edge), self.session.greeting());
+        let drain = edge.drain.clone();
+        let mut draining = std::pin::pin!(drain.draining().fuse());
+        let mut stopping = std::pin::pin!(drain.stopping().fuse());
+        let mut greeted = self.say(greeting);
+        let farewell = poll_fn(|cx| {
+            if let ControlFlow::Break(farewell) = std::mem::replace(&mut greeted, Flow::Continue(())) {
+                return Poll::Ready(farewell);
+            }
+            if draining.as_mut().poll(cx).is_ready() {
+                let goaway = self.session.drain();
+                greeted = self.say(goaway);
+            }
+            if stopping.as_mut().poll(cx).is_ready() {
+                self.peer.stopping.store(true, Ordering::Relaxed);
+                self.fail_all();
+                return Poll::Ready(Farewell { code: RESTART, reason: "draining" });
+            }
+            self.poll(cx)
+        })
+        .await;
+        self.close(farewell).await;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Farewell> {
+        loop {
+            if let Poll::Ready(ControlFlow::Break(farewell)) = self.poll_clocks(cx) {
+                return Poll::Ready(farewell);
+            }
+            // The client first: a cancel or more credit changes what is to be written.
+            let read = match self.poll_read(cx) {
+                Poll::Ready(ControlFlow::Break(farewell)) => return Poll::Ready(farewell),
+                read => read.is_ready(),
+            };
+            // Nothing is pulled from a backend while the client has not taken what is there.
+            match Pin::new(&mut self.socket).poll_flush(cx) {
+                Poll::Ready(Ok(())) => self.unflushed = 0,
+                Poll::Ready(Err(_)) => return Poll::Ready(Farewell::gone()),
+                Poll::Pending if read => continue,
+                Poll::Pending => return Poll::Pending,
+            }
+            match self.serve_streams(cx) {
+                ControlFlow::Break(farewell) => return Poll::Ready(farewell),
+                ControlFlow::Continue(()) if self.unflushed > 0 || read => {}
+                ControlFlow::Continue(()) => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Reads one frame and does what it says.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Flow> {
+        let message = match std::task::ready!(Pin::new(&mut self.socket).poll_next(cx)) {
+            Some(Ok(message)) => message,
+            Some(Err(error)) => return Poll::Ready(Flow::Break(Farewell::of(&error))),
+            None => return Poll::Ready(Flow::Break(Farewell::gone())),
+        };
+        self.heard = Instant::now();
+        Poll::Ready(match message {
+            Message::Text(text) => self.act(&text),
+            Message::Binary(_) => Flow::Break(Farewell { code: 1003, reason: "text_only" }),
+            // tungstenite answers pings and closes by itself, with the next flush.
+            Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_) => Flow::Continue(()),
+        })
+    }
+
+    fn act(&mut self, text: &str) -> Flow {
+        match self.session.take(text) {
+            Action::Say(frame) => self.say(frame),
+            Action::Create { id, op, body } => self.create(id, op, body),
+            Action::Cancel(id, last) => {
+                // Dropping it is the cancel: the backend's connection is cut.
+                self.lanes.remove(&id);
+                self.rest();
+                self.say(last)
+            }
+            Action::Wake(Some(id)) => {
+                self.lanes.wake(&id);
+                Flow::Continue(())
+            }
+            Action::Wake(None) => {
+                self.lanes.wake_all();
+                Flow::Continue(())
+            }
+            Action::Nothing => Flow::Continue(()),
+            Action::Close(code, reason) => Flow::Break(Farewell { code, reason }),
+        }
+    }
+
+    /// Begins a stream: an exchange of its own, under the configuration and the key's standing of this moment.
+    fn create(&mut self, id: Arc<str>, op: Op, body: Bytes) -> Flow {
+        let (started, request_id) = (Instant::now(), new_request_id());
+        let exchange = self.exchange(op, body, &request_id, started);
+        let answer = match exchange {
+            Ok((call_streams, answer)) => Stream::new(Arc::clone(&request_id), call_streams, answer),
+            Err(refusal) => {
+                Observer::refused_at_the_door(&self.edge.metrics, &request_id, op, &self.client, started, &refusal);
+                return self.fail(&id, &refusal, &request_id);
+            }
+        };
+        self.lanes.insert(id, answer);
+        Flow::Continue(())
+    }
+
+    fn exchange(
+        &self,
+        op: Op,
+        body: Bytes,
+        request_id: &Arc<str>,
+        started: Instant,
+    ) -> Result<(bool, super::stream::Answer), Refusal> {
+        let live =
+            self.edge.cell.load().ok_or_else(|| Refusal::new(Kind::NotConfigured, "there is no configuration"))?;
+        let shown = self.shown.as_ref().map(Option::as_deref).map_err(|why| *why);
+        let identity = live.identify(shown, self.peer.anonymous);
+        let call = Call::parse(op, body)?;
+        let streams = call.stream;
+        let exchange = self.edge.exchange(Arc::clone(request_id), live, call, &self.client, identity, started);
+        Ok((streams, self.edge.stack.clone().oneshot(exchange).boxed()))
+    }
+
+    /// Serves streams in turn until none has anything or a round is full.
+    fn serve_streams(&mut self, cx: &mut Context<'_>) -> Flow {
+        while self.unflushed < ROUND {
+            let session = &mut self.session;
+            let polled = self.lanes.poll_next(cx, |id, stream, cx| {
+                // Without credit a stream that has an event waits, and its backend is not read on.
+                if stream.has_event() && !session.may_send(id) {
+                    session.stall(id, Instant::now());
+                    return Poll::Pending;
+                }
+                match std::task::ready!(stream.poll_look(cx)) {
+                    None if !session.may_send(id) => {
+                        session.stall(id, Instant::now());
+                        Poll::Pending
+                    }
+                    None => Poll::Ready(stream.take_event().map(Turn::Event)),
+                    turn => Poll::Ready(turn),
+                }
+            });
+            let Poll::Ready((id, turn)) = polled else { return Flow::Continue(()) };
+            if let Some(turn) = turn {
+                self.serve(&id, turn)?;
+            }
+        }
+        Flow::Continue(())
+    }
+
+    fn serve(&mut self, id: &Arc<str>, turn: Turn) -> Flow {
+        match turn {
+            Turn::Open(status) if status.is_success() => {
+                let Some(request_id) = self.lanes.get(id).map(|stream| Arc::clone(stream.request_id())) else {
+                    return Flow::Continue(());
+                };
+                self.say(super::frames::open(id, &request_id, status.as_u16()))
+            }
+            // What follows is the error.
+            Turn::Open(_) => Flow::Continue(()),
+            Turn::Event(object) => match self.session.delta(id, object.get()) {
+                Some(frame) => self.say(frame),
+                None => Flow::Continue(()),
+            },
+            Turn::Done(usage) => {
+                self.lanes.remove(id);
+                let last = self.session.done(id, usage);
+                self.rest();
+                last.map_or(Flow::Continue(()), |frame| self.say(frame))
+            }
+            Turn::Failed(refusal) => {
+                let stream = self.lanes.remove(id);
+                let request_id = stream.map_or_else(new_request_id, |stream| Arc::clone(stream.request_id()));
+                self.fail(id, &refusal, &request_id)
+            }
+        }
+    }
+
+    /// Tells the client that a stream has failed; the others run on.
+    fn fail(&mut self, id: &str, refusal: &Refusal, request_id: &Arc<str>) -> Flow {
+        let Some(seq) = self.session.fail(id) else { return Flow::Continue(()) };
+        self.rest();
+        self.say(respond::frame(refusal, id, seq, request_id))
+    }
+
+    /// The gateway goes away now: each stream hears of it.
+    fn fail_all(&mut self) {
+        let refusal = Refusal::new(Kind::Draining, "the gateway is going away and could not wait for this stream");
+        for (id, mut stream) in self.lanes.take_all() {
+            stream.abort(&refusal);
+            // A client that takes nothing more hears it from the close.
+            let _ = self.fail(&id, &refusal, stream.request_id());
+        }
+    }
+
+    fn poll_clocks(&mut self, cx: &mut Context<'_>) -> Poll<Flow> {
+        while self.ticks.poll_tick(cx).is_ready() {
+            let now = Instant::now();
+            self.tick += 1;
+            for id in self.session.stalled(now) {
+                let refusal = Refusal::new(Kind::ClientStalled, "the client gave this stream no credit for a minute");
+                let Some(mut stream) = self.lanes.remove(&id) else { continue };
+                stream.abort(&refusal);
+                if let Flow::Break(farewell) = self.fail(&id, &refusal, stream.request_id()) {
+                    return Poll::Ready(Flow::Break(farewell));
+                }
+            }
+            if now.duration_since(self.heard) > SILENCE_AT_MOST {
+                return Poll::Ready(Flow::Break(Farewell::gone()));
+            }
+            let is_idle = self.session.streams() == 0;
+            if is_idle && self.edge.drain.is_draining() {
+                return Poll::Ready(Flow::Break(Farewell { code: RESTART, reason: "draining" }));
+            }
+            if is_idle && now.duration_since(self.idle_since) >= IDLE_AT_MOST {
+                return Poll::Ready(Flow::Break(Farewell { code: 1000, reason: "idle" }));
+            }
+            if self.tick.is_multiple_of(PING_TICKS) && self.send(Message::Ping(Bytes::new())).is_err() {
+                return Poll::Ready(Flow::Break(Farewell::gone()));
+            }
+        }
+        Poll::Pending
+    }
+
+    /// A stream has ended: when it was the last one, idle time begins, and a socket that drains is done.
+    fn rest(&mut self) {
+        if self.session.streams() == 0 {
+            self.idle_since = Instant::now();
+            if self.edge.drain.is_draining() {
+                self.ticks.reset_immediately();
+            }
+        }
+    }
+
+    fn say(&mut self, frame: String) -> Flow {
+        match self.send(Message::Text(Utf8Bytes::from(frame))) {
+            Ok(()) => Flow::Continue(()),
+            Err(_) => Flow::Break(Farewell::gone()),
+        }
+    }
+
+    /// Puts a message into the buffer of the socket; the next flush sends it.
+    fn send(&mut self, message: Message) -> Result<(), Box<Error>> {
+        self.unflushed += message.len().max(1);
+        Pin::new(&mut self.socket).start_send(message).map_err(Box::new)
+    }
+
+    async fn close(mut self, farewell: Farewell) {
+        // First the streams: their backends must not wait for the client's last word.
+        drop(std::mem::replace(&mut self.lanes, Lanes::new()));
+        if farewell.code == 0 {
+            return;
+        }
+        let frame = CloseFrame { code: CloseCode::from(farewell.code), reason: farewell.reason.into() };
+        let closing = async {
+            self.socket.close(Some(frame)).await?;
+            // Until the client has answered, or said anything that shows that it will not.
+            while poll_fn(|cx| Pin::new(&mut self.socket).poll_next(cx)).await.is_some_and(|read| read.is_ok()) {}
+            Ok::<_, Error>(())
+        };
+        // A client that does not answer is let go.
+        let _ = tokio::time::timeout(CLOSE_WITHIN, closing).await;
+    }
+}
+
+// === impl Farewell ===
+
+impl Farewell {
+    /// The client is gone: there is nobody to say a word to.
+    fn gone() -> Self {
+        Self { code: 0, reason: "" }
+    }
+
+    /// What a broken frame means (RFC 6455 §7.4.1).
+    fn of(error: &Error) -> Self {
+        match error {
+            Error::Capacity(CapacityError::MessageTooLong { .. }) => Self { code: 1009, reason: "frame_too_large" },
+            Error::Utf8(_) => Self { code: 1007, reason: "not_utf8" },
+            Error::Protocol(_) => Self { code: 1002, reason: "protocol_error" },
+            _ => Self::gone(),
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! The streams of one socket, each with its own waker, served in turn: whoever is ready goes to the end of the line.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+};
+
+use futures_util::task::AtomicWaker;
+
+/// Streams by their names, and the line of those that may have something.
+#[derive(Debug)]
+pub(super) struct Lanes<S> {
+    lanes: HashMap<Arc<str>, Entry<S>>,
+    line: Arc<Line>,
+}
+
+#[derive(Debug)]
+struct Entry<S> {
+    stream: S,
+    call: Arc<Call>,
+}
+
+/// Who may have something, in the order in which they said so.
+#[derive(Debug, Default)]
+struct Line {
+    names: Mutex<VecDeque<Arc<Call>>>,
+    owner: AtomicWaker,
+}
+
+/// The waker of one stream.
+#[derive(Debug)]
+struct Call {
+    name: Arc<str>,
+    waiting: AtomicBool,
+    line: Arc<Line>,
+}
+
+// === impl Lanes ===
+
+impl<S> Lanes<S> {
+    /// No streams.
+    pub(super) fn new() -> Self {
+        Self { lanes: HashMap::new(), line: Arc::default() }
+    }
+
+    /// A stream joins, at the end of the line.
+    pub(super) fn insert(&mut self, name: Arc<str>, stream: S) {
+        let call =
+            Arc::new(Call { name: Arc::clone(&name), waiting: AtomicBool::new(false), line: Arc::clone(&self.line) });
+        call.queue();
+        self.lanes.insert(name, Entry { stream, call });
+    }
+
+    /// A stream leaves; with it goes all that it holds.
+    pub(super) fn remove(&mut self, name: &str) -> Option<S> {
+        self.lanes.remove(name).map(|entry| entry.stream)
+    }
+
+    /// All streams leave.
+    pub(super) fn take_all(&mut self) -> Vec<(Arc<str>, S)> {
+        self.lanes.drain().map(|(name, entry)| (name, entry.stream)).collect()
+    }
+
+    /// A stream.
+    pub(super) fn get(&self, name: &str) -> Option<&S> {
+        self.lanes.get(name).map(|entry| &entry.stream)
+    }
+
+    /// A stream that was passed over may be served again.
+    pub(super) fn wake(&self, name: &str) {
+        if let Some(entry) = self.lanes.get(name) {
+            entry.call.queue();
+        }
+    }
+
+    /// All streams may be served again.
+    pub(super) fn wake_all(&self) {
+        self.lanes.values().for_each(|entry| entry.call.queue());
+    }
+
+    /// Polls those in line, one after the other, until one gives something. A stream that gives something stays in
+    /// line, at its end; one that is pending comes back when it is woken.
+    pub(super) fn poll_next<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut poll: impl FnMut(&Arc<str>, &mut S, &mut Context<'_>) -> Poll<T>,
+    ) -> Poll<(Arc<str>, T)> {
+        self.line.owner.register(cx.waker());
+        while let Some(call) = self.line.next() {
+            // Woken from here on, it queues again; a name in line whose stream has left is passed over.
+            call.waiting.store(false, Ordering::Release);
+            let Some(entry) = self.lanes.get_mut(&call.name).filter(|entry| Arc::ptr_eq(&entry.call, &call)) else {
+                continue;
+            };
+            let waker = Waker::from(Arc::clone(&call));
+            if let Poll::Ready(item) = poll(&call.name, &mut entry.stream, &mut Context::from_waker(&waker)) {
+                call.queue();
+                return Poll::Ready((Arc::clone(&call.name), item));
+            }
+        }
+        Poll::Pending
+    }
+}
+
+// === impl Line ===
+
+impl Line {
+    fn next(&self) -> Option<Arc<Call>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+}
+
+// === impl Call ===
+
+impl Call {
+    fn queue(self: &Arc<Self>) {
+        if !self.waiting.swap(true, Ordering::AcqRel) {
+            self.line.names.lock().unwrap_or_else(PoisonError::into_inner).push_back(Arc::clone(self));
+            self.line.owner.wake();
+        }
+    }
+}
+
+impl Wake for Call {
+    fn wake(self: Arc<Self>) {
+        self.queue();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.queue();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn next(lanes: &mut Lanes<u32>, pending: &str) -> Option<String> {
+        let mut cx = Context::from_waker(Waker::noop());
+        let polled = lanes.poll_next(&mut cx, |name, count, _| {
+            *count += 1;
+            if **name == *pending { Poll::Pending } else { Poll::Ready(()) }
+        });
+        match polled {
+            Poll::Ready((name, ())) => Some(name.to_string()),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn streams_that_have_something_take_turns() {
+        let mut lanes = Lanes::new();
+        ["a", "b", "c"].into_iter().for_each(|name| lanes.insert(name.into(), 0));
+        let turns: Vec<_> = (0..6).map(|_| next(&mut lanes, "").unwrap()).collect();
+        assert_eq!(turns, ["a", "b", "c", "a", "b", "c"]);
+    }
+
+    #[test]
+    fn a_pending_stream_is_not_polled_until_it_is_woken() {
+        let mut lanes = Lanes::new();
+        ["a", "b"].into_iter().for_each(|name| lanes.insert(name.into(), 0));
+        let turns: Vec<_> = (0..3).map(|_| next(&mut lanes, "a").unwrap()).collect();
+        assert_eq!(turns, ["b", "b", "b"]);
+        assert_eq!(lanes.remove("a"), Some(1), "polled once");
+        lanes.insert("a".into(), 0);
+        assert_eq!(next(&mut lanes, ""), Some("b".into()));
+        assert_eq!(next(&mut lanes, ""), Some("a".into()));
+    }
+
+    #[test]
+    fn one_that_left_is_passed_over_although_it_stands_in_line() {
+        let mut lanes = Lanes::new();
+        lanes.insert("a".into(), 0);
+        lanes.remove("a");
+        assert_eq!(next(&mut lanes, ""), None);
+        lanes.insert("a".into(), 7);
+        assert_eq!(next(&mut lanes, ""), Some("a".into()));
+        assert_eq!(lanes.remove("a"), Some(8), "the new stream of the same name, polled once");
+    }
+}

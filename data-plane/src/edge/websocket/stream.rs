@@ -1,0 +1,186 @@
+//! One stream of a socket: the stack's answer first, then its events one by one.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt as _, future::BoxFuture};
+use http::StatusCode;
+use ntonix_llm::{
+    Usage, reply,
+    sse::{Block, Keep, Splitter},
+};
+use serde_json::value::RawValue;
+
+use crate::{
+    exchange::{Reply, ReplyBody},
+    refusal::{Kind, Refusal},
+};
+
+/// What a relay passes on in one piece is at most an event of the largest size.
+const EVENT_MOST: usize = 16 * 1024 * 1024;
+
+/// What the stack is about to answer.
+pub(super) type Answer = BoxFuture<'static, Result<Reply, Refusal>>;
+
+/// One stream of a socket.
+pub(super) struct Stream {
+    request_id: Arc<str>,
+    streams: bool,
+    state: State,
+    /// Events that came together and were not all sent yet.
+    events: VecDeque<Box<RawValue>>,
+}
+
+enum State {
+    Asked(Answer),
+    Events(Box<ReplyBody>, Box<Splitter>),
+    Whole(Box<ReplyBody>, StatusCode, Vec<u8>),
+    Ended,
+}
+
+/// What a stream has for its client.
+#[derive(Debug)]
+pub(super) enum Turn {
+    /// The answer has begun.
+    Open(StatusCode),
+    /// An event.
+    Event(Box<RawValue>),
+    /// It is complete.
+    Done(Option<Usage>),
+    /// It has failed.
+    Failed(Refusal),
+}
+
+// === impl Stream ===
+
+impl Stream {
+    /// A stream that was asked for; `streams`: in events rather than in one piece.
+    pub(super) fn new(request_id: Arc<str>, streams: bool, answer: Answer) -> Self {
+        Self { request_id, streams, state: State::Asked(answer), events: VecDeque::new() }
+    }
+
+    /// What names it in the log.
+    pub(super) fn request_id(&self) -> &Arc<str> {
+        &self.request_id
+    }
+
+    /// Is the next turn one that costs credit?
+    pub(super) fn has_event(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    /// Looks for an event without handing it out, or for anything else that the client must hear. With `Ready(None)`
+    /// an event is there.
+    pub(super) fn poll_look(&mut self, cx: &mut Context<'_>) -> Poll<Option<Turn>> {
+        while self.events.is_empty() {
+            let turn = match &mut self.state {
+                State::Ended => Turn::Done(None),
+                State::Asked(answer) => match ready!(answer.poll_unpin(cx)) {
+                    Ok(reply) => self.begin(reply),
+                    Err(refusal) => Turn::Failed(refusal),
+                },
+                State::Events(body, splitter) => match ready!(body.poll_next(cx)) {
+                    Some(Ok(bytes)) => match events(splitter, bytes, &mut self.events) {
+                        Ok(()) => continue,
+                        Err(refusal) => {
+                            body.abort(&refusal);
+                            Turn::Failed(refusal)
+                        }
+                    },
+                    Some(Err(refusal)) => Turn::Failed(refusal),
+                    None => Turn::Done(body.usage()),
+                },
+                State::Whole(body, status, gathered) => match ready!(body.poll_next(cx)) {
+                    Some(Ok(bytes)) => {
+                        gathered.extend_from_slice(&bytes);
+                        continue;
+                    }
+                    Some(Err(refusal)) => Turn::Failed(refusal),
+                    None => match whole(*status, gathered) {
+                        Ok(object) => {
+                            self.events.push_back(object);
+                            self.state = State::Ended;
+                            continue;
+                        }
+                        Err(refusal) => Turn::Failed(refusal),
+                    },
+                },
+            };
+            return Poll::Ready(Some(turn));
+        }
+        Poll::Ready(None)
+    }
+
+    /// Hands out the event that `poll_look` found.
+    pub(super) fn take_event(&mut self) -> Option<Box<RawValue>> {
+        self.events.pop_front()
+    }
+
+    /// The gateway ends it: this is what the log says of it.
+    pub(super) fn abort(&mut self, refusal: &Refusal) {
+        if let State::Events(body, _) | State::Whole(body, ..) = &mut self.state {
+            body.abort(refusal);
+        }
+    }
+
+    fn begin(&mut self, reply: Reply) -> Turn {
+        let status = reply.status;
+        let body = Box::new(reply.body);
+        self.state = if self.streams && status == StatusCode::OK {
+            State::Events(body, Box::new(Splitter::new(EVENT_MOST)))
+        } else {
+            State::Whole(body, status, Vec::new())
+        };
+        Turn::Open(status)
+    }
+}
+
+/// Cuts what came into the objects of its events. `[DONE]` is the end of the body, not an event.
+fn events(splitter: &mut Splitter, bytes: Bytes, events: &mut VecDeque<Box<RawValue>>) -> Result<(), Refusal> {
+    let mut fault = None;
+    let scanned = splitter.scan(bytes, &mut |block: Block<'_>| {
+        let data = block.data();
+        if data.trim_ascii() != b"[DONE]" {
+            match object(&data) {
+                Ok(object) => events.push_back(object),
+                Err(refusal) => fault = Some(refusal),
+            }
+        }
+        if fault.is_some() { Keep::Stop } else { Keep::Drop }
+    });
+    match (fault, scanned) {
+        (Some(refusal), _) => Err(refusal),
+        (None, Ok(_)) => Ok(()),
+        (None, Err(too_long)) => {
+            Err(Refusal::new(Kind::UpstreamProtocol, "the backend sent an event that is too large").because(too_long))
+        }
+    }
+}
+
+/// A frame is JSON: what a backend says must be, before it is put into one.
+fn object(data: &[u8]) -> Result<Box<RawValue>, Refusal> {
+    serde_json::from_slice(data).map_err(|error| {
+        Refusal::new(Kind::UpstreamProtocol, "the backend sent an event that is not JSON").because(error)
+    })
+}
+
+/// A body in one piece, or the error that it is.
+fn whole(status: StatusCode, body: &[u8]) -> Result<Box<RawValue>, Refusal> {
+    if status.is_success() {
+        return object(body);
+    }
+    match reply::backend_error(body) {
+        Some(error) => Err(Refusal::from_backend(error).with_status(status)),
+        None => Err(Refusal::new(Kind::UpstreamError, format!("the backend answered {}", status.as_u16()))),
+    }
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stream").field("request_id", &self.request_id).finish_non_exhaustive()
+    }
+}
