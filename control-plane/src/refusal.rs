@@ -150,6 +150,22 @@ mod tests {
     }
 
     #[test]
+    fn each_kind_has_its_code() {
+        let text = String::new;
+        for (refusal, code) in [
+            (Refusal::from(StoreFault::Full), Code::ResourceExhausted),
+            (Refusal::from(StoreFault::Taken), Code::AlreadyExists),
+            (Refusal::from(StoreFault::Broken(text())), Code::Unavailable),
+            (Refusal::from(StoreFault::Unavailable(text())), Code::Unavailable),
+            (Refusal::NotFound(text()), Code::NotFound),
+            (Refusal::NoLonger(text()), Code::OutOfRange),
+            (Refusal::OwnedByFile, Code::FailedPrecondition),
+        ] {
+            assert_eq!(Status::from(refusal).code(), code);
+        }
+    }
+
+    #[test]
     fn every_fault_is_named_by_its_path() {
         let faults =
             vec![Fault::new("routes[0].pool", "no such pool").meaning(Some("llama")), Fault::new("keys", "bad")];

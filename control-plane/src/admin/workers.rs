@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ntonix_proto::admin::v1::worker_service_server::WorkerService;
 use ntonix_proto::admin::v1::{
@@ -11,6 +12,7 @@ use ntonix_proto::admin::v1::{
 use ntonix_proto::sync::v1::SnapshotId;
 use ntonix_runtime::tasks;
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -18,6 +20,8 @@ use super::{Admin, page};
 use crate::refusal::Refusal;
 use crate::snapshot::Snapshot;
 
+/// Changes within this time are told together: when a whole fleet reconnects, each round would look at all of it.
+const MERGED_FOR: Duration = Duration::from_millis(20);
 /// Steps between a watch and its socket: what changes meanwhile is merged, so more would only be older.
 const STEPS_MAX: usize = 16;
 
@@ -95,7 +99,7 @@ async fn watch(admin: Admin, steps: Steps) {
         }
         // All are cancel-safe; whatever happened, the next round sends what is new.
         tokio::select! {
-            _ = changes.changed() => {}
+            _ = changes.changed() => sleep(MERGED_FOR).await,
             _ = newest.changed() => {}
             () = steps.closed() => return,
             () = admin.drain.draining() => {

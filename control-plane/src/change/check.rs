@@ -1,6 +1,6 @@
 //! What a change must fulfil beyond what the configuration's own validator checks.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashSet};
 
 use ntonix_config::{Config, Draft, Fault, Faults, validate};
 
@@ -52,14 +52,12 @@ pub(super) fn valid(draft: &Draft, keys: &Keys) -> Result<Config, Faults> {
 
 /// Managed keys live beside the revisions: none may lose its tenant, and no name may mean two keys.
 fn beside_keys(draft: &Draft, keys: &Keys) -> Vec<Fault> {
-    let mut orphans: HashMap<&str, Vec<&str>> = HashMap::new();
-    for key in keys.unrevoked() {
-        if !draft.tenants.iter().any(|tenant| tenant.name == key.tenant) {
-            orphans.entry(&key.tenant).or_default().push(&key.name);
-        }
+    let tenants: HashSet<&str> = draft.tenants.iter().map(|tenant| tenant.name.as_str()).collect();
+    let names: HashSet<&str> = keys.all.iter().map(|key| key.name.as_str()).collect();
+    let mut orphans: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for key in keys.unrevoked().filter(|key| !tenants.contains(key.tenant.as_str())) {
+        orphans.entry(&key.tenant).or_default().push(&key.name);
     }
-    let mut orphans: Vec<_> = orphans.into_iter().collect();
-    orphans.sort_unstable();
     let lost = orphans.into_iter().map(|(tenant, keys)| {
         let names = keys.iter().map(|key| format!("\"{key}\"")).collect::<Vec<_>>().join(", ");
         Fault::new(
@@ -67,8 +65,9 @@ fn beside_keys(draft: &Draft, keys: &Keys) -> Vec<Fault> {
             format!("tenant \"{tenant}\" is missing but has managed keys: {names}; revoke them first"),
         )
     });
-    let repeated = draft.keys.iter().enumerate().filter(|(_, key)| keys.find(&key.name).is_some()).map(|(at, key)| {
-        Fault::new(format!("keys[{at}].name"), format!("\"{}\" is the name of a managed key", key.name))
-    });
+    let repeated =
+        draft.keys.iter().enumerate().filter(|(_, key)| names.contains(key.name.as_str())).map(|(at, key)| {
+            Fault::new(format!("keys[{at}].name"), format!("\"{}\" is the name of a managed key", key.name))
+        });
     lost.chain(repeated).collect()
 }

@@ -67,7 +67,7 @@ impl Store for Flawed {
 }
 
 struct Desk {
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
     store: Arc<Flawed>,
     ledger: Arc<Ledger>,
 }
@@ -77,7 +77,7 @@ async fn desk(delay: Duration) -> Desk {
     let inner = Sqlite::open(directory.path(), 10).unwrap();
     let store = Arc::new(Flawed { inner, breaks: AtomicBool::new(false), delay });
     let ledger = Arc::new(Ledger::open(store.clone(), Metrics::new()).await.unwrap());
-    Desk { _directory: directory, store, ledger }
+    Desk { directory, store, ledger }
 }
 
 fn tenants(names: &[&str]) -> Draft {
@@ -200,4 +200,21 @@ async fn a_revision_that_is_gone_is_told_from_one_that_never_was() {
     assert_eq!(desk.ledger.step(4).await.unwrap().changes.len(), 2);
     let rollback = Change { what: What::Rollback(1), ..apply(Draft::default()) };
     assert!(matches!(desk.ledger.change(rollback).await, Err(Refusal::NoLonger(_))));
+}
+
+#[tokio::test]
+async fn a_bad_file_is_refused_with_every_fault_and_changes_nothing() {
+    let desk = desk(Duration::ZERO).await;
+    let path = desk.directory.path().join("ntonix.yaml");
+    std::fs::write(&path, "tenants: [{ name: a }]").unwrap();
+    let owner = file::Owner::new(path.clone(), desk.ledger.clone());
+    owner.apply().await.unwrap();
+    std::fs::write(&path, "tenants: [{ name: A }, { name: a, modles: [] }]").unwrap();
+    let told = owner.apply().await.unwrap_err().to_string();
+    for part in ["tenants[0].name (line 1)", "tenants[1].modles (line 1)"] {
+        assert!(told.contains(part), "{part} is missing in {told}");
+    }
+    std::fs::remove_file(&path).unwrap();
+    assert!(matches!(owner.apply().await, Err(file::FileFault::Read { .. })));
+    assert_eq!(desk.ledger.content(0).await.unwrap().revision.number, 1);
 }

@@ -14,8 +14,9 @@ use ntonix_proto::admin::v1::ConfigServiceApplyResponse;
 use ntonix_runtime::drain::{self, Drain, Trigger, until_stopped};
 use ntonix_runtime::listen::{ReusePort, bind};
 use ntonix_runtime::probe::{self, Probes, Readiness};
+use ntonix_runtime::reload::{self, Hangups};
+use ntonix_runtime::tasks;
 use ntonix_runtime::tls::{self, ServerTls};
-use ntonix_runtime::{reload, tasks};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::transport::Server;
@@ -103,24 +104,21 @@ impl ControlPlane {
         let addresses = sockets.addresses()?;
         let metrics = Metrics::new();
         let ledger = Arc::new(Ledger::open(store, metrics.clone()).await.context("cannot read the store")?);
-        let owner = match settings.config.clone() {
-            None => None,
-            Some(path) => {
-                // In place before the file is first read, so that no signal in between is lost.
-                let hangups = reload::hangups().context("cannot listen for SIGHUP")?;
-                let owner = Owner::new(path, ledger.clone());
-                owner.apply().await?;
-                Some((owner, hangups))
-            }
-        };
+        // In place before the file is first read, so that no signal in between is lost.
+        let hangups = reload::hangups().context("cannot listen for SIGHUP")?;
+        let owner = settings.config.clone().map(|path| Owner::new(path, ledger.clone()));
+        if let Some(owner) = &owner {
+            owner.apply().await?;
+        }
         let (trigger, drain) = drain::channel();
         let shared =
             Arc::new(Shared { ledger, fleet: Fleet::new(), metrics, drain, failure: watch::Sender::new(None) });
         let health = HealthReporter::new();
         let mut plane = Self { addresses, shared, trigger, health, servers: Vec::new(), helpers: Vec::new() };
         plane.serve(&settings, sockets).await?;
-        if let Some((owner, hangups)) = owner {
-            plane.help("config-file", owner.follow(hangups));
+        match owner {
+            Some(owner) => plane.help("config-file", owner.follow(hangups)),
+            None => plane.help("hangups", ignore(hangups)),
         }
         tracing::info!(
             admin = %addresses.admin,
@@ -267,6 +265,14 @@ impl Drop for ControlPlane {
     fn drop(&mut self) {
         self.trigger.stop_now();
         self.helpers.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Certificates are followed by themselves, so without a file there is nothing to read again; but a SIGHUP that nobody
+/// takes would end the process.
+async fn ignore(mut hangups: Hangups) {
+    loop {
+        hangups.next().await;
     }
 }
 

@@ -10,6 +10,8 @@ use super::{Snapshot, delta};
 
 /// Snapshots from which differences can be sent; who runs an older one gets everything.
 const PAST_MAX: usize = 32;
+/// Entries of all those snapshots together: the past of a large configuration is short, so that memory is bounded.
+const PAST_ENTRIES_MAX: usize = 500_000;
 
 /// The newest snapshot, and the transitions to it.
 #[derive(Debug)]
@@ -57,7 +59,7 @@ impl Publisher {
         let mut past = self.past();
         past.transitions.clear();
         past.snapshots.push_back(snapshot.clone());
-        if past.snapshots.len() > PAST_MAX {
+        while past.snapshots.len() > 2 && past.is_too_long() {
             past.snapshots.pop_front();
         }
         drop(past);
@@ -85,6 +87,13 @@ impl Publisher {
     fn past(&self) -> MutexGuard<'_, Past> {
         // What a panic could leave behind is at worst a transition that was not kept.
         self.past.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Past {
+    fn is_too_long(&self) -> bool {
+        let entries: usize = self.snapshots.iter().map(|snapshot| snapshot.entries.len()).sum();
+        self.snapshots.len() > PAST_MAX || entries > PAST_ENTRIES_MAX
     }
 }
 

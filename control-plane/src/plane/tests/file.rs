@@ -53,21 +53,10 @@ async fn the_file_is_the_first_revision_and_calls_may_only_read() {
 }
 
 #[tokio::test]
-async fn saving_the_file_applies_it_and_a_bad_one_changes_nothing() {
+async fn saving_the_file_applies_it() {
     let running = start(ONE).await.unwrap();
-    let path = running.directory.path().join("ntonix.yaml");
     let mut newest = running.plane.shared.ledger.publisher().subscribe();
-    std::fs::write(&path, "pools: nonsense").unwrap();
-    assert!(
-        tokio::time::timeout(Duration::from_secs(3), async {
-            newest.changed().await.unwrap();
-            newest.changed().await.unwrap();
-        })
-        .await
-        .is_err()
-    );
-    assert_eq!(running.plane.revision(), 1);
-    std::fs::write(&path, ONE.replace("model: m", "model: n")).unwrap();
+    std::fs::write(running.directory.path().join("ntonix.yaml"), ONE.replace("model: m", "model: n")).unwrap();
     let second = newest.wait_for(|newest| newest.as_ref().is_some_and(|newest| newest.id.revision == 2));
     tokio::time::timeout(PATIENCE, second).await.unwrap().unwrap();
 }
