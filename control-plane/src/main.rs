@@ -26,7 +26,10 @@ fn main() -> ExitCode {
     match run(chosen, args.drain) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "Control plane failed");
+            // A refused file names its faults one on a line.
+            for line in format!("{error:#}").lines() {
+                tracing::error!(error = %line, "Control plane failed");
+            }
             ExitCode::FAILURE
         }
     }

@@ -8,7 +8,7 @@ pub mod file;
 pub mod render;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -11,10 +11,21 @@ use crate::store::{Answer, Commit, ManagedKey, Revision, Stored};
 
 /// A store whose disk can fail, or take its time.
 #[derive(Debug)]
-struct Flawed {
+pub(crate) struct Flawed {
     inner: Sqlite,
     breaks: AtomicBool,
     delay: Duration,
+}
+
+impl Flawed {
+    pub(crate) fn open(directory: &std::path::Path, delay: Duration) -> Arc<Self> {
+        let inner = Sqlite::open(directory, 10).unwrap();
+        Arc::new(Self { inner, breaks: AtomicBool::new(false), delay })
+    }
+
+    pub(crate) fn break_syncs(&self) {
+        self.breaks.store(true, Ordering::Release);
+    }
 }
 
 impl Store for Flawed {
@@ -74,8 +85,7 @@ struct Desk {
 
 async fn desk(delay: Duration) -> Desk {
     let directory = tempfile::tempdir().unwrap();
-    let inner = Sqlite::open(directory.path(), 10).unwrap();
-    let store = Arc::new(Flawed { inner, breaks: AtomicBool::new(false), delay });
+    let store = Flawed::open(directory.path(), delay);
     let ledger = Arc::new(Ledger::open(store.clone(), Metrics::new()).await.unwrap());
     Desk { directory, store, ledger }
 }
@@ -111,7 +121,7 @@ fn paths(refusal: Refusal) -> Vec<String> {
 async fn a_failed_sync_acknowledges_nothing_and_ends_all_writing() {
     let desk = desk(Duration::ZERO).await;
     desk.ledger.change(apply(tenants(&["a"]))).await.unwrap();
-    desk.store.breaks.store(true, Ordering::Release);
+    desk.store.break_syncs();
     let refused = desk.ledger.change(apply(tenants(&["b"]))).await.unwrap_err();
     assert!(matches!(refused, Refusal::Unavailable(_)), "{refused}");
     assert_eq!(desk.ledger.broken().await, "fsync failed");

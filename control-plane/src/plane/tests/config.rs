@@ -318,6 +318,22 @@ async fn a_taken_port_and_bad_settings_keep_it_from_starting() {
 }
 
 #[tokio::test]
+async fn a_failed_sync_ends_the_process_and_leaves_only_what_was_acknowledged() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = crate::change::tests::Flawed::open(directory.path(), Duration::ZERO);
+    let settings = Settings::new(directory.path().to_owned());
+    let running = Running { plane: ControlPlane::start_with(settings, store.clone()).await.unwrap(), directory };
+    running.apply(draft(&["a"])).await;
+    store.break_syncs();
+    let status = running.try_apply(asks(draft(&["b"]))).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    let failure = tokio::time::timeout(PATIENCE, running.plane.finished()).await.unwrap();
+    assert_eq!(failure.to_string(), "the store is broken: fsync failed");
+    assert!(matches!(running.plane.readiness(), Readiness::NotReady(_)));
+    assert_eq!(running.restart().await.plane.revision(), 1);
+}
+
+#[tokio::test]
 async fn health_reflection_metrics_and_readiness_tell_what_is_there() {
     let running = Running::start().await;
     running.apply(draft(&["a"])).await;
