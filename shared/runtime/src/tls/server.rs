@@ -95,12 +95,13 @@ impl ServerTls {
 pub async fn follow(tls: ServerTls) {
     let mut watch = FileWatch::new(tls.paths());
     loop {
-        watch.changed().await;
+        // Also before the first wait: the files may have changed since they were loaded.
         match tls.reload() {
             Ok(true) => tracing::info!(files = ?tls.paths(), "Certificates loaded anew"),
             Ok(false) => {}
             Err(fault) => tracing::warn!(error = %Chain(&fault), "New certificates refused, the old ones stay"),
         }
+        watch.changed().await;
     }
 }
 
