@@ -26,6 +26,10 @@ struct Settings {
     /// Models to list, separated by commas; any model is answered
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = mock_llm::MODEL)]
     models: Vec<String>,
+    /// Also fail for the models of these names, separated by commas: status-404 (or another), cut, silent-end,
+    /// stream-error, garbage, html, no-reply
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = fault)]
+    faults: Vec<(String, Script)>,
     /// Threads, each with a listener of its own
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     threads: u16,
@@ -52,6 +56,9 @@ fn run(settings: Settings) -> anyhow::Result<()> {
     listen::raise_open_files();
     let pace = if settings.pause.is_zero() { Pace::Fast } else { Pace::Every(settings.pause) };
     let state = State::new(settings.models, Script::Answer { tokens: settings.tokens, pace }, false);
+    for (model, script) in settings.faults {
+        state.set_for_model(&model, script);
+    }
     let reuse = if settings.threads > 1 { ReusePort::Yes } else { ReusePort::No };
     let mut address = settings.listen;
     let mut threads = Vec::new();
@@ -70,4 +77,8 @@ fn run(settings: Settings) -> anyhow::Result<()> {
         thread.join().map_err(|_| anyhow::anyhow!("a serving thread panicked"))??;
     }
     Ok(())
+}
+
+fn fault(name: &str) -> Result<(String, Script), String> {
+    Script::named(name).map(|script| (name.to_owned(), script)).ok_or_else(|| "there is no such fault".to_owned())
 }

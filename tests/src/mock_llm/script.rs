@@ -187,6 +187,24 @@ impl Script {
         Self::Wire { bytes: [head.as_str(), body].concat().into(), end }
     }
 
+    /// The script that goes by this name, for processes that cannot be given a script otherwise: `status-NNN`,
+    /// `cut` and `silent-end` after three tokens, `stream-error` after three tokens, `garbage`, `html`, `no-reply`.
+    pub fn named(name: &str) -> Option<Self> {
+        let script = match name {
+            "cut" => Self::broken(3, [Step::Cut]),
+            "silent-end" => Self::broken(3, []),
+            "stream-error" => Self::broken(3, [Step::Error(ErrorForm::OpenAi)]),
+            "garbage" => Self::garbage(),
+            "html" => Self::html(),
+            "no-reply" => Self::no_reply(),
+            _ => {
+                let status = name.strip_prefix("status-")?.parse().ok().filter(|status| (400..600).contains(status))?;
+                Self::status(status, "the mock was told to fail")
+            }
+        };
+        Some(script)
+    }
+
     /// The same script with one more header in its reply.
     #[must_use]
     pub fn header(mut self, name: &'static str, value: &str) -> Self {

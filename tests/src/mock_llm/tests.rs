@@ -124,6 +124,15 @@ async fn statuses_pages_and_headers_are_sent_as_told() {
     assert!(ask(&mock, CHAT, &json!({})).await.0.contains("x-mock: 1\r\n"));
 }
 
+#[test]
+fn only_faults_have_names() {
+    assert!(matches!(Script::named("status-503"), Some(Script::Reply { status: 503, .. })));
+    assert!(matches!(Script::named("cut"), Some(Script::Stream(_))));
+    for unknown in ["status-200", "status-", "status-1000", "cuts", ""] {
+        assert!(Script::named(unknown).is_none(), "{unknown}");
+    }
+}
+
 #[tokio::test]
 async fn every_error_form_is_an_event_that_the_watch_calls_a_failure() {
     let call =
