@@ -117,6 +117,15 @@ def mock_llm(folder: Path, *flags: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
+def llama_cpp() -> Iterator[str]:
+    """A real llama.cpp server with a model of random weights, named "tiny"; gives its URL."""
+    with tempfile.TemporaryDirectory(prefix="ntonix-llama-") as name:
+        server = Path(__file__).parent / "llama" / "server.py"
+        with running(Path(name), sys.executable, server, name) as program:
+            yield program.wait_for("llama.cpp listens on").split()[-1]
+
+
+@contextlib.contextmanager
 def worker(folder: Path, *origin: str | Path) -> Iterator[tuple[str, int]]:
     """A worker; gives its URL and its process id."""
     flags = ["--listen", "127.0.0.1:0", "--ops", "127.0.0.1:0", "--drain", "5s", "--log-format", "json"]
