@@ -1,3 +1,11 @@
 //! Harness, scripted mock backend, scenarios, load driver.
+//!
+//! A scenario starts mocks and a worker (or whole processes), speaks to them over real sockets on port 0, and waits for
+//! what happens: for the mock's counts, for a gate, or for a condition with a deadline. It never sleeps.
 
+pub mod certs;
+pub mod client;
 pub mod mock_llm;
+pub mod process;
+pub mod wait;
+pub mod worker;

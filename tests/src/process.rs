@@ -1,0 +1,187 @@
+//! The built programs as processes: found beside the test, watched by their log lines, ended by signals.
+
+use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+
+use anyhow::Context as _;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::wait::{eventually, soon};
+
+/// A running program. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    /// What it wrote to stderr so far.
+    log: watch::Sender<String>,
+    /// What it wrote to stdout so far.
+    output: watch::Sender<String>,
+}
+
+/// How a program ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// What it wrote to stderr.
+    pub log: String,
+    /// What it wrote to stdout.
+    pub output: String,
+}
+
+/// Where the programs are that this build made.
+///
+/// # Errors
+/// When `name` was not built.
+pub fn program(name: &str) -> anyhow::Result<PathBuf> {
+    // target/<profile>/deps/<test>, and the programs in target/<profile>.
+    let test = std::env::current_exe()?;
+    let folder = test.parent().and_then(|deps| deps.parent()).context("the test is not in a target folder")?;
+    let path = folder.join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+    anyhow::ensure!(path.exists(), "{} is missing: run `cargo build -p {name}` first", path.display());
+    Ok(path)
+}
+
+// === impl Process ===
+
+impl Process {
+    /// Starts a program of this build without any `NTONIX_…` variable.
+    ///
+    /// # Errors
+    /// When it was not built or cannot be started.
+    pub fn start<A: AsRef<OsStr>>(name: &str, args: impl IntoIterator<Item = A>) -> anyhow::Result<Self> {
+        Self::start_with(name, args, &[])
+    }
+
+    /// The same with these variables in its environment.
+    ///
+    /// # Errors
+    /// When it was not built or cannot be started.
+    pub fn start_with<A: AsRef<OsStr>>(
+        name: &str,
+        args: impl IntoIterator<Item = A>,
+        variables: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
+        let mut command = Command::new(program(name)?);
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        for (variable, _) in std::env::vars_os() {
+            if variable.to_string_lossy().starts_with("NTONIX_") {
+                command.env_remove(variable);
+            }
+        }
+        command.envs(variables.iter().copied());
+        let mut child = command.spawn().with_context(|| format!("cannot start {name}"))?;
+        let log = gather(child.stderr.take().context("no stderr")?);
+        let output = gather(child.stdout.take().context("no stdout")?);
+        Ok(Self { child, log, output })
+    }
+
+    /// The process id.
+    ///
+    /// # Errors
+    /// When the system's id is none of ours.
+    pub fn id(&self) -> anyhow::Result<Pid> {
+        Pid::from_raw(i32::try_from(self.child.id())?).context("no process id")
+    }
+
+    /// What it wrote to stderr so far.
+    pub fn log(&self) -> String {
+        self.log.borrow().clone()
+    }
+
+    /// Waits until stderr has a text.
+    ///
+    /// # Errors
+    /// When the text does not come; the error has what came instead.
+    pub async fn logged(&self, text: &str) -> anyhow::Result<()> {
+        self.logged_times(text, 1).await
+    }
+
+    /// Waits until stderr has a text so often.
+    ///
+    /// # Errors
+    /// When the text does not come; the error has what came instead.
+    pub async fn logged_times(&self, text: &str, times: usize) -> anyhow::Result<()> {
+        let mut log = self.log.subscribe();
+        let waited = soon(text, log.wait_for(|log| log.matches(text).count() >= times)).await;
+        waited.with_context(|| format!("the log is: {}", self.log()))?.map(drop)?;
+        Ok(())
+    }
+
+    /// Waits for the JSON log line with this message and returns it.
+    ///
+    /// # Errors
+    /// When it does not come.
+    pub async fn log_line(&self, message: &str) -> anyhow::Result<Value> {
+        let needle = format!("\"message\":\"{message}\"");
+        self.logged(&needle).await?;
+        let log = self.log();
+        let line = log.lines().find(|line| line.contains(&needle)).context("the line is gone")?;
+        Ok(serde_json::from_str(line)?)
+    }
+
+    /// The address in a field of the JSON log line with this message.
+    ///
+    /// # Errors
+    /// When the line does not come or has no such field.
+    pub async fn address(&self, message: &str, field: &str) -> anyhow::Result<SocketAddr> {
+        let line = self.log_line(message).await?;
+        let text = line[field].as_str().with_context(|| format!("no {field} in {line}"))?;
+        Ok(text.parse()?)
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        Ok(kill_process(self.id()?, signal)?)
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn ended(mut self) -> anyhow::Result<Ended> {
+        let mut status = None;
+        let ended = eventually("the process ends", async || {
+            status = self.child.try_wait().ok().flatten();
+            status.is_some()
+        });
+        ended.await.with_context(|| format!("the log is: {}", self.log()))?;
+        // The readers hold clones of the senders until the pipes are at their end.
+        let closed = async || self.log.sender_count() == 1 && self.output.sender_count() == 1;
+        eventually("the pipes close", closed).await?;
+        let (log, output) = (self.log(), self.output.borrow().clone());
+        Ok(Ended { status: status.context("no status")?, log, output })
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended before; then there is nothing to kill and only the status to take.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads a pipe on a thread of its own, line by line, so that the process never waits for the test.
+fn gather(pipe: impl Read + Send + 'static) -> watch::Sender<String> {
+    let gathered = watch::Sender::new(String::new());
+    let sender = gathered.clone();
+    thread::spawn(move || {
+        let mut lines = BufReader::new(pipe);
+        let mut line = String::new();
+        while lines.read_line(&mut line).is_ok_and(|read| read > 0) {
+            sender.send_modify(|text| text.push_str(&line));
+            line.clear();
+        }
+    });
+    gathered
+}
