@@ -15,6 +15,7 @@ pub(crate) struct Refusal {
     public: Cow<'static, str>,
     param: Option<&'static str>,
     retry_after: Option<Duration>,
+    allow: Option<&'static str>,
     spent: bool,
     backend: Option<Box<BackendError>>,
     backend_status: Option<StatusCode>,
@@ -193,6 +194,7 @@ impl Refusal {
             public: public.into(),
             param: None,
             retry_after: None,
+            allow: None,
             spent: false,
             backend: None,
             backend_status: None,
@@ -215,6 +217,12 @@ impl Refusal {
     /// Tells the client when to come back.
     pub(crate) fn retry_after(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
+        self
+    }
+
+    /// Names the methods that would have been taken.
+    pub(crate) fn allowing(mut self, methods: &'static str) -> Self {
+        self.allow = Some(methods);
         self
     }
 
@@ -255,6 +263,11 @@ impl Refusal {
     /// When the client may come back.
     pub(crate) fn retry_in(&self) -> Option<Duration> {
         self.retry_after
+    }
+
+    /// The methods that would have been taken.
+    pub(crate) fn allow(&self) -> Option<&'static str> {
+        self.allow
     }
 
     /// Has the gateway tried more than once already?

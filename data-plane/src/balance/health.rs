@@ -151,15 +151,16 @@ mod tests {
 
     #[test]
     fn a_backend_changes_its_state_after_so_many_results_in_a_row() {
+        const NONE: [bool; 0] = [];
         let text = "pools:\n  - name: p\n    backends: [{ name: b, url: 'http://127.0.0.1:1' }]\n    health: { healthy_after: 2, unhealthy_after: 3 }\n";
         let source = ntonix_config::Source::read(text, std::path::Path::new("/")).unwrap();
         let settings = ntonix_config::validate(&source.draft).unwrap().pools[0].health.clone();
         let mut streak = Streak { healthy: true, against: 0 };
         let mut note =
             |results: &[bool]| -> Vec<_> { results.iter().filter_map(|&well| streak.note(well, &settings)).collect() };
-        assert_eq!(note(&[false, false, true, false, false]), []);
+        assert_eq!(note(&[false, false, true, false, false]), NONE);
         assert_eq!(note(&[false]), [false]);
-        assert_eq!(note(&[true, false, true]), []);
+        assert_eq!(note(&[true, false, true]), NONE);
         assert_eq!(note(&[true]), [true]);
     }
 }

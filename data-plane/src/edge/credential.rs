@@ -58,7 +58,9 @@ mod tests {
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        pairs.iter().for_each(|(name, value)| drop(headers.append(*name, HeaderValue::from_static(value))));
+        for (name, value) in pairs {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
         headers
     }
 

@@ -119,7 +119,7 @@ impl Edge {
 }
 
 fn not_allowed(allowed: &'static str) -> Refusal {
-    Refusal::new(Kind::MethodNotAllowed, format!("this path takes {allowed} only"))
+    Refusal::new(Kind::MethodNotAllowed, format!("this path takes {allowed} only")).allowing(allowed)
 }
 
 fn not_here(path: &str) -> String {

@@ -87,6 +87,10 @@ pub(crate) fn response(refusal: &Refusal, id: &str) -> Response<EdgeBody> {
     if let Some(after) = refusal.retry_in() {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs_f64().ceil().max(1.0) as u64));
     }
+    if let Some(methods) = refusal.allow() {
+        // RFC 9110 §15.5.6: a 405 names what would have been allowed.
+        headers.insert(header::ALLOW, HeaderValue::from_static(methods));
+    }
     if refusal.is_spent() {
         headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
     }

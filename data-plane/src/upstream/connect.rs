@@ -28,7 +28,7 @@ pub(crate) struct Connector {
     url: BackendUrl,
     http2: bool,
     tls: Option<(TlsConnector, ServerName<'static>)>,
-    /// One set for each thread of the worker; only that thread takes from it.
+    /// One set for each thread of the worker, and one for the checks beside the traffic; only that thread takes from it.
     shelves: Vec<Mutex<Shelf>>,
 }
 
@@ -105,8 +105,8 @@ const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 
 thread_local! {
-    /// The place of this thread among the threads of the worker.
-    static THREAD: Cell<usize> = const { Cell::new(0) };
+    /// The place of this thread among the threads of the worker; what is none of them comes last.
+    static THREAD: Cell<usize> = const { Cell::new(usize::MAX) };
 }
 
 /// Says which thread of the worker this is, from 0; called once, before it serves.
@@ -132,7 +132,7 @@ impl Connector {
                 Some((TlsConnector::from(config), ServerName::try_from(spec.url.host.as_str())?.to_owned()))
             }
         };
-        let shelves = (0..threads.max(1)).map(|_| Mutex::default()).collect();
+        let shelves = (0..=threads).map(|_| Mutex::default()).collect();
         Ok(Self { url: spec.url.clone(), http2: spec.http2, tls, shelves })
     }
 

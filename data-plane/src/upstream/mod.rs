@@ -10,6 +10,7 @@ pub(crate) mod io;
 
 use std::{
     future::poll_fn,
+    io::ErrorKind,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
@@ -210,10 +211,16 @@ impl From<ConnectError> for Refusal {
 
 /// What a broken or senseless answer means.
 pub(crate) fn http_failure(error: hyper::Error) -> Refusal {
-    let refusal = if error.is_parse() {
+    let refusal = if error.is_parse() || is_misframed(&error) {
         Refusal::new(Kind::UpstreamProtocol, "the backend's answer is not HTTP")
     } else {
         Refusal::new(Kind::UpstreamReset, "the connection to the backend was lost")
     };
     refusal.because(error)
+}
+
+/// hyper tells of chunks that are none with an error of input and output whose kind is this.
+fn is_misframed(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    source.is_some_and(|source| matches!(source.kind(), ErrorKind::InvalidInput | ErrorKind::InvalidData))
 }
