@@ -44,6 +44,7 @@ use crate::{
 pub struct Worker {
     addresses: Addresses,
     pages: Arc<Pages>,
+    changes: Changes,
     drain: Drain,
     /// What the worker cannot do without; the first one to end ends the worker.
     needed: JoinSet<anyhow::Result<()>>,
@@ -128,7 +129,7 @@ impl Worker {
             trigger,
         };
         let threads = sockets.serve(shared)?;
-        Ok(Self { addresses, pages, drain, needed, threads })
+        Ok(Self { addresses, pages, changes, drain, needed, threads })
     }
 
     /// Where it listens.
@@ -139,6 +140,23 @@ impl Worker {
     /// What its operations port says, for a caller that serves it.
     pub fn probes(&self) -> Arc<dyn Probes> {
         Arc::clone(&self.pages) as Arc<dyn Probes>
+    }
+
+    /// Waits until there is a configuration.
+    pub async fn ready(&self) {
+        let mut changed = self.changes.0.subscribe();
+        // The sender lives in `self`, so the wait cannot fail.
+        while self.pages.cell.load().is_none() && changed.changed().await.is_ok() {}
+    }
+
+    /// Is everyone served who reaches a loopback listener? Also before there is a configuration.
+    pub fn is_open(&self) -> bool {
+        self.pages.cell.load().is_none_or(|live| live.is_open())
+    }
+
+    /// The models that clients may ask for, as far as they are known.
+    pub fn models(&self) -> Vec<String> {
+        self.pages.cell.load().map(|live| live.routes().models()).unwrap_or_default()
     }
 
     /// Waits until the drain is over and all threads have ended.

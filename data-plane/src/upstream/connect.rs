@@ -48,7 +48,8 @@ struct Idle {
 #[derive(Debug)]
 pub(crate) struct Http1 {
     pub(crate) sender: http1::SendRequest<Full<Bytes>>,
-    pub(crate) connection: http1::Connection<TokioIo<Io>, Full<Bytes>>,
+    /// Dropped as soon as it is over: a request that it took over and never sent fails by that, and only by that.
+    connection: Option<http1::Connection<TokioIo<Io>, Full<Bytes>>>,
 }
 
 /// An HTTP/2 connection, driven by a task of its own, and how many streams are on it.
@@ -203,7 +204,7 @@ impl Connector {
         }
         // The youngest first: the least likely to have been closed by the backend.
         while let Some(mut idle) = shelf.idle.pop_back() {
-            if idle.link.is_open() {
+            if idle.link.is_free(&mut Context::from_waker(Waker::noop())) {
                 return Some(Link::Http1 { link: idle.link, reused: true });
             }
         }
@@ -227,7 +228,7 @@ impl Connector {
     async fn open_http1(io: Io) -> Result<Link, ConnectError> {
         let (sender, connection) =
             http1::Builder::new().handshake(TokioIo::new(io)).await.map_err(ConnectError::Http)?;
-        Ok(Link::Http1 { link: Box::new(Http1 { sender, connection }), reused: false })
+        Ok(Link::Http1 { link: Box::new(Http1 { sender, connection: Some(connection) }), reused: false })
     }
 
     async fn open_http2(&self, io: Io) -> Result<Link, ConnectError> {
@@ -263,21 +264,19 @@ fn lock(shelf: &Mutex<Shelf>) -> MutexGuard<'_, Shelf> {
 // === impl Http1 ===
 
 impl Http1 {
-    /// Is it still open, as far as the socket says? Nobody drove it while it was idle.
-    fn is_open(&mut self) -> bool {
-        let mut cx = Context::from_waker(Waker::noop());
-        self.connection.poll_unpin(&mut cx).is_pending() && self.sender.poll_ready(&mut cx).is_ready_ok()
+    /// Moves bytes. A failure of the connection shows in the response or the body, so it is not looked at here.
+    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(connection) = &mut self.connection
+            && connection.poll_unpin(cx).is_ready()
+        {
+            self.connection = None;
+        }
     }
-}
 
-/// A small question that `Poll` does not answer.
-trait IsReadyOk {
-    fn is_ready_ok(&self) -> bool;
-}
-
-impl<E> IsReadyOk for Poll<Result<(), E>> {
-    fn is_ready_ok(&self) -> bool {
-        matches!(self, Poll::Ready(Ok(())))
+    /// Can it take another request, as far as the socket says? Nobody drives it while it is idle.
+    pub(crate) fn is_free(&mut self, cx: &mut Context<'_>) -> bool {
+        self.drive(cx);
+        self.connection.is_some() && matches!(self.sender.poll_ready(cx), Poll::Ready(Ok(())))
     }
 }
 

@@ -7,6 +7,8 @@ pub(crate) mod attempt;
 pub(crate) mod connect;
 pub(crate) mod headers;
 pub(crate) mod io;
+#[cfg(test)]
+mod tests;
 
 use std::{
     future::poll_fn,
@@ -18,7 +20,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::FutureExt as _;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
@@ -60,8 +61,6 @@ enum Carrier {
 struct Http1Carrier {
     link: Box<Http1>,
     home: Arc<Connector>,
-    /// The connection future has returned and must not be polled again.
-    over: bool,
 }
 
 /// Why there is no answer, or no more of it.
@@ -89,7 +88,7 @@ pub(crate) async fn ask(
                 return Ok(answer(response, Carrier::Http2 { _place: place }));
             }
             Link::Http1 { link: http1, reused } => {
-                let mut carrier = Http1Carrier { link: http1, home: Arc::clone(connector), over: false };
+                let mut carrier = Http1Carrier { link: http1, home: Arc::clone(connector) };
                 match carrier.send(request(http::Version::HTTP_11)).await {
                     Ok(response) => return Ok(answer(response, Carrier::Http1(carrier))),
                     // It was closed while it lay on the shelf, and the backend saw nothing of this request.
@@ -119,23 +118,15 @@ impl Http1Carrier {
             if let Poll::Ready(response) = response.as_mut().poll(cx) {
                 return Poll::Ready(response);
             }
-            self.drive(cx);
+            self.link.drive(cx);
             response.as_mut().poll(cx)
         })
         .await
     }
 
-    /// Moves bytes. A failure of the connection shows in the response or the body, so it is not looked at here.
-    fn drive(&mut self, cx: &mut Context<'_>) {
-        if !self.over {
-            self.over = self.link.connection.poll_unpin(cx).is_ready();
-        }
-    }
-
     /// Puts the connection back when it can take another request.
     fn give_back(mut self, cx: &mut Context<'_>) {
-        self.drive(cx);
-        if !self.over && matches!(self.link.sender.poll_ready(cx), Poll::Ready(Ok(()))) {
+        if self.link.is_free(cx) {
             self.home.keep(self.link);
         }
     }
@@ -166,7 +157,7 @@ impl Body {
                 }
                 Poll::Pending => match &mut self.carrier {
                     Carrier::Http1(carrier) if !driven => {
-                        carrier.drive(cx);
+                        carrier.link.drive(cx);
                         driven = true;
                     }
                     _ => return Poll::Pending,
