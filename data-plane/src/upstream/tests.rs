@@ -3,6 +3,7 @@ use std::{net::SocketAddr, sync::atomic::AtomicUsize, sync::atomic::Ordering};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    sync::Notify,
     task::coop,
     time::timeout,
 };
@@ -43,39 +44,56 @@ async fn serve_one(stream: &mut TcpStream) {
     stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
 }
 
-/// A backend that closes each connection after one answer, without having said so, and counts connections.
-async fn closing_backend() -> (SocketAddr, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (address, connections) = (listener.local_addr().unwrap(), Arc::<AtomicUsize>::default());
-    let counted = Arc::clone(&connections);
-    tasks::spawn("backend", async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            counted.fetch_add(1, Ordering::SeqCst);
-            serve_one(&mut stream).await;
-        }
-    });
-    (address, connections)
+/// A backend that answers once on each connection and closes it when it is told to, without having said so.
+struct ClosingBackend {
+    address: SocketAddr,
+    connections: Arc<AtomicUsize>,
+    close: Arc<Notify>,
+}
+
+impl ClosingBackend {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let backend = Self { address, connections: Arc::default(), close: Arc::default() };
+        let (connections, close) = (Arc::clone(&backend.connections), Arc::clone(&backend.close));
+        tasks::spawn("backend", async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                connections.fetch_add(1, Ordering::SeqCst);
+                serve_one(&mut stream).await;
+                close.notified().await;
+            }
+        });
+        backend
+    }
+
+    /// Closes the connection; the reactor of this thread has seen it afterwards.
+    async fn close(&self) {
+        self.close.notify_one();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test]
 async fn an_idle_connection_that_the_backend_closed_is_not_asked() {
-    let (address, connections) = closing_backend().await;
-    let connector = connector(address);
+    let backend = ClosingBackend::start().await;
+    let connector = connector(backend.address);
     for _ in 0..3 {
         timeout(SECONDS, get(&connector)).await.expect("it hangs").unwrap();
+        backend.close().await;
     }
-    assert_eq!(connections.load(Ordering::SeqCst), 3);
+    assert_eq!(backend.connections.load(Ordering::SeqCst), 3);
 }
 
 #[tokio::test]
 async fn a_close_that_shows_only_while_a_request_waits_to_be_sent_does_not_hang_it() {
-    let (address, _) = closing_backend().await;
-    let connector = connector(address);
+    let backend = ClosingBackend::start().await;
+    let connector = connector(backend.address);
     get(&connector).await.unwrap();
-    // The close has arrived, but a task without budget sees no socket as ready: the look at the idle connection
-    // misses it, and the connection ends under a request that it has taken over and not sent.
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    backend.close().await;
+    // A task without budget sees no socket as ready: the look at the idle connection misses the close, and the
+    // connection ends under a request that it has taken over and not sent.
     let asked = async {
         while coop::has_budget_remaining() {
             coop::consume_budget().await;
