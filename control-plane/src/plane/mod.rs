@@ -141,6 +141,15 @@ impl ControlPlane {
         self.shared.revision()
     }
 
+    /// Who wrote the newest revision; `None` before the first.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn newest_author(&self) -> Result<Option<String>, Refusal> {
+        let newest = self.shared.ledger.revisions(u64::MAX, 1).await?;
+        Ok(newest.into_iter().next().map(|revision| revision.author))
+    }
+
     /// The metrics in the OpenMetrics text form.
     pub fn metrics_text(&self) -> String {
         self.shared.metrics()
