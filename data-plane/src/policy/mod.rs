@@ -12,6 +12,8 @@ pub(crate) mod observe;
 pub(crate) mod panic;
 pub(crate) mod quota;
 pub(crate) mod retry;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
