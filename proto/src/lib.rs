@@ -2,7 +2,15 @@
 //!
 //! The Rust is committed, so that no build needs protoc; `tests/generated.rs` keeps it true to the `.proto` files.
 
-#![allow(missing_docs, missing_debug_implementations, unreachable_pub, clippy::all, clippy::too_many_lines, clippy::allow_attributes, reason = "generated")]
+#![allow(
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    clippy::all,
+    clippy::too_many_lines,
+    clippy::allow_attributes,
+    reason = "generated"
+)]
 
 /// `ntonix.config`: what a configuration says.
 pub mod config {

@@ -1,5 +1,7 @@
 //! The committed Rust is what the .proto files say. `NTONIX_REGENERATE=1 cargo test -p ntonix-proto` renews it.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "the whole file is a test")]
+
 use std::{env, fs, path::Path};
 
 use prost::Message;
