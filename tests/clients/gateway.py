@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -58,6 +59,15 @@ class Program:
             time.sleep(0.02)
         raise TimeoutError(f"{self.name} did not say {sign!r}:\n{self.log.read_text(errors='replace')}")
 
+    def wait_until_open(self, port: int) -> None:
+        """Waits until a program that does not say so takes connections."""
+        deadline = time.monotonic() + START_WITHIN_S
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                return
+            time.sleep(0.02)
+        raise RuntimeError(f"{self.name} does not listen:\n{self.log.read_text(errors='replace')}")
+
     def addresses(self, sign: str) -> dict[str, str]:
         """The fields of the JSON log line that says where the program listens."""
         return json.loads(self.wait_for(sign))
@@ -97,6 +107,12 @@ class Planes:
     admin: str
     worker: str
     mock_url: str
+
+
+def unused_port() -> int:
+    """A port for a program that cannot pick one itself."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
 
 
 @contextlib.contextmanager

@@ -1,0 +1,97 @@
+"""A short run of the load driver in each of its modes, through a worker and, where it is installed, through nginx.
+
+Every token is checked, and one that is lost fails the run. The figures are those of a debug build on a machine with other
+work: they are shown, not judged. docs/performance.md says how to measure.
+"""
+
+import contextlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from gateway import PROGRAMS, gateway, mock_llm, running, unused_port
+
+# Mode, and what makes it short.
+MODES = {
+    "unary": ["--connections", "8", "--duration", "2s"],
+    "paced": ["--streams", "50", "--tokens", "50", "--duration", "2s"],
+    "fast": ["--streams", "8", "--duration", "2s"],
+    "held": ["--streams", "300", "--duration", "2s"],
+    "ws": ["--streams", "64", "--sockets", "2", "--duration", "2s"],
+    "cancel": ["--streams", "20", "--count", "100"],
+}
+# What nginx can do as well.
+COMPARED = ("unary", "paced", "fast")
+RUN_WITHIN_S = 120
+
+NGINX_CONFIG = """
+worker_processes 1;
+daemon off;
+error_log stderr;
+pid {folder}/nginx.pid;
+events {{ worker_connections 2048; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    upstream mock {{ server {mock}; keepalive 64; }}
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{
+            proxy_pass http://mock;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_buffering off;
+        }}
+    }}
+}}
+"""
+
+
+def load(mode: str, *flags: str, into: Path) -> None:
+    """One run of the load driver, its result in `into`; fails when a token was wrong."""
+    command = [PROGRAMS / "ntonix-load", mode, *MODES[mode], "--json", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_WITHIN_S, check=False)
+    into.write_text(done.stdout)
+    if done.returncode != 0:
+        sys.exit(f"{mode} failed:\n{done.stdout}{done.stderr}")
+
+
+@contextlib.contextmanager
+def nginx(folder: Path, mock_url: str) -> Iterator[str]:
+    """nginx in front of a mock, without buffering; gives its URL."""
+    port = unused_port()
+    config = folder / "nginx.conf"
+    config.write_text(NGINX_CONFIG.format(folder=folder, mock=mock_url.removeprefix("http://"), port=port))
+    with running(folder, shutil.which("nginx"), "-c", config, "-e", "stderr") as program:
+        program.wait_until_open(port)
+        yield f"http://127.0.0.1:{port}"
+
+
+def main() -> None:
+    """All modes, then the table of each."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ntonix-load-")))
+        mock_url = stack.enter_context(mock_llm(folder))
+        pool = {"name": "mock", "backends": [{"name": "one", "url": mock_url}]}
+        routes = [{"model": "*", "targets": [{"pool": "mock"}]}]
+        serving = stack.enter_context(gateway({"pools": [pool], "routes": routes}))
+        other = stack.enter_context(nginx(folder, mock_url)) if shutil.which("nginx") else None
+        for mode in MODES:
+            files = [folder / f"{mode}.json"]
+            told = ["--mock", mock_url, "--watch-pid", str(serving.pid), "--label", "ntonix"]
+            load(mode, "--url", serving.url, *told, into=files[0])
+            if other and mode in COMPARED:
+                files.insert(0, folder / f"{mode}-nginx.json")
+                load(mode, "--url", other, "--label", "nginx", into=files[0])
+            subprocess.run([PROGRAMS / "ntonix-load", "compare", *files], check=True)
+
+
+if __name__ == "__main__":
+    main()
