@@ -1,4 +1,4 @@
-"""What the tests share: one gateway in front of mock backends, and a limit on the time of each test."""
+"""What the tests share: a gateway in front of mock backends, both planes apart, a limit on the time of each test."""
 
 import signal
 from collections.abc import Iterator
@@ -15,6 +15,13 @@ def gateway() -> Iterator[programs.Gateway]:
     """A worker in front of a mock backend, with `example_config`."""
     with programs.gateway() as serving:
         yield serving
+
+
+@pytest.fixture(scope="session")
+def planes() -> Iterator[programs.Planes]:
+    """Both planes; tests use them one after the other, as operators would."""
+    with programs.planes() as planes:
+        yield planes
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 
@@ -14,13 +13,6 @@ EXAMPLES = {
     "typescript": ["node", CLIENTS / "typescript" / "dist" / "example.js"],
 }
 EXAMPLE_WITHIN_S = 60
-
-
-@pytest.fixture(scope="module")
-def planes() -> Iterator[programs.Planes]:
-    """Both planes; the examples use them one after the other, as two operators would."""
-    with programs.planes() as planes:
-        yield planes
 
 
 @pytest.mark.parametrize("language", EXAMPLES)
