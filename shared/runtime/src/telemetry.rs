@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal as _};
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
 /// Lines that may wait for a slow stderr; more are dropped and counted.
@@ -26,6 +27,9 @@ pub enum TelemetryFault {
     /// The level is neither a level nor a list of directives.
     #[error("not a log level: {0}")]
     Level(#[from] tracing_subscriber::filter::ParseError),
+    /// It has a word where a level belongs.
+    #[error("{0:?} is none of error, warn, info, debug, trace and off")]
+    Word(String),
     /// The process logs already.
     #[error(transparent)]
     Taken(#[from] TryInitError),
@@ -80,7 +84,12 @@ pub fn init(format: LogFormat, level: &str) -> Result<TelemetryGuard, TelemetryF
 /// When it is neither a level nor a list of directives.
 pub(crate) fn check_level(level: &str) -> Result<String, TelemetryFault> {
     EnvFilter::try_new(level)?;
-    Ok(level.to_owned())
+    // The filter takes a bare word for the name of a module, and logs nothing else then: a level with a typing error.
+    let bare = level.split(',').map(str::trim).find(|part| !part.contains('=') && part.parse::<LevelFilter>().is_err());
+    match bare {
+        Some(word) => Err(TelemetryFault::Word(word.to_owned())),
+        None => Ok(level.to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -90,6 +99,16 @@ mod tests {
     #[test]
     fn a_level_that_is_none_is_refused() {
         assert!(matches!(init(LogFormat::Text, "info,=,x"), Err(TelemetryFault::Level(_))));
+    }
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused() {
+        for bad in ["loud", "info,h2", "", "ntonix_data_plane"] {
+            assert!(matches!(check_level(bad), Err(TelemetryFault::Word(_))), "{bad}");
+        }
+        for good in ["off", "info", "DEBUG", "info,h2=warn", "h2=warn, info"] {
+            assert!(check_level(good).is_ok(), "{good}");
+        }
     }
 
     #[test]
