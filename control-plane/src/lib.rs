@@ -15,5 +15,6 @@ pub mod metrics;
 
 mod plane;
 
+pub use change::file::FileFault;
 pub use plane::{Addresses, ControlPlane};
 pub use settings::{ControlPlaneArgs, DoorArgs, Settings, TlsFiles};

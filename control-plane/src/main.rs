@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use ntonix_control_plane::{ControlPlane, ControlPlaneArgs, Settings};
+use ntonix_control_plane::{ControlPlane, ControlPlaneArgs, FileFault, Settings};
 use ntonix_runtime::drain::{self, until_stopped};
 use ntonix_runtime::{listen, settings, telemetry, tls};
 
@@ -30,7 +30,9 @@ fn main() -> ExitCode {
             for line in format!("{error:#}").lines() {
                 tracing::error!(error = %line, "Control plane failed");
             }
-            ExitCode::FAILURE
+            // A configuration file that is no good is a wrong setting.
+            let is_wrong_setting = error.downcast_ref().is_some_and(FileFault::is_wrong_setting);
+            if is_wrong_setting { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -24,7 +24,10 @@ fn main() -> ExitCode {
     match run(settings, drain_within) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(error = %format!("{error:#}"), "Ends");
+            // A refused file names its faults one on a line.
+            for line in format!("{error:#}").lines() {
+                tracing::error!(error = line, "Ends");
+            }
             // A configuration file that is no good is a wrong setting.
             if error.is::<FileFault>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }

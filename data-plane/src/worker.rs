@@ -149,9 +149,26 @@ impl Worker {
         while self.pages.cell.load().is_none() && changed.changed().await.is_ok() {}
     }
 
+    /// Waits until this revision runs, or a newer one.
+    pub async fn runs(&self, revision: u64) {
+        let mut changed = self.changes.0.subscribe();
+        // The sender lives in `self`, so the wait cannot fail.
+        while self.revision() < revision && changed.changed().await.is_ok() {}
+    }
+
+    fn revision(&self) -> u64 {
+        let live = self.pages.cell.load();
+        live.and_then(|live| Some(live.origin().snapshot.as_ref()?.revision)).unwrap_or_default()
+    }
+
     /// Is everyone served who reaches a loopback listener? Also before there is a configuration.
     pub fn is_open(&self) -> bool {
         self.pages.cell.load().is_none_or(|live| live.is_open())
+    }
+
+    /// A tenant of what runs, when there is one.
+    pub fn any_tenant(&self) -> Option<String> {
+        self.pages.cell.load().and_then(|live| live.tenants().min().map(str::to_owned))
     }
 
     /// The models that clients may ask for, as far as they are known.

@@ -30,6 +30,16 @@ pub enum FileFault {
     },
 }
 
+impl FileFault {
+    /// Is the file itself to blame? Then the process was started with a wrong setting.
+    pub fn is_wrong_setting(&self) -> bool {
+        match self {
+            Self::Read { .. } => true,
+            Self::Refused { refusal, .. } => matches!(refusal, Refusal::Invalid(_)),
+        }
+    }
+}
+
 /// The file, and the ledger that it is applied to.
 #[derive(Debug)]
 pub struct Owner {

@@ -127,6 +127,11 @@ impl Live {
         &self.routes
     }
 
+    /// The names of all tenants, in no order.
+    pub(crate) fn tenants(&self) -> impl Iterator<Item = &str> {
+        self.tenants.keys().map(String::as_str)
+    }
+
     /// All pools, in no order.
     pub(crate) fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
         self.pools.values()

@@ -5,10 +5,10 @@ mod demo;
 mod origin;
 mod settings;
 
-use std::{net::SocketAddr, process::ExitCode, sync::Arc};
+use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use ntonix_control_plane::ControlPlane;
+use ntonix_control_plane::{ControlPlane, FileFault};
 use ntonix_data_plane::{ConfigOrigin, SyncTls, Worker};
 use ntonix_runtime::{
     drain::{self, Drain, Trigger},
@@ -18,9 +18,13 @@ use ntonix_runtime::{
     settings as runtime_settings, tasks, telemetry, tls,
 };
 
+use tokio::time::timeout;
+
 use crate::settings::{Command, NtonixArgs};
 
 const PROGRAM: &str = "ntonix";
+/// The push from the plane to the worker beside it takes milliseconds.
+const NEWEST_WITHIN: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let args = match runtime_settings::parse::<NtonixArgs>(std::env::args_os()) {
@@ -43,7 +47,9 @@ fn main() -> ExitCode {
             for line in format!("{error:#}").lines() {
                 tracing::error!(error = line, "Ends");
             }
-            ExitCode::FAILURE
+            // A configuration file that is no good is a wrong setting.
+            let is_wrong_setting = error.downcast_ref().is_some_and(FileFault::is_wrong_setting);
+            if is_wrong_setting { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -77,7 +83,7 @@ async fn run_planes(args: NtonixArgs, trigger: Trigger, drain: Drain) -> anyhow:
 
     // What ends first here is only a wait.
     tokio::select! {
-        () = worker.ready() => banner::print(&worker, &plane, ops),
+        () = serves(&worker, plane.revision()) => banner::print(&worker, &plane, ops, args.config.as_deref()),
         () = drain.draining() => {}
     }
     let ended = tokio::select! {
@@ -88,6 +94,13 @@ async fn run_planes(args: NtonixArgs, trigger: Trigger, drain: Drain) -> anyhow:
         drain::until_stopped(&drain, plane.shutdown(args.drain)).await;
     }
     ended
+}
+
+/// Waits until traffic is served under the newest revision, or under the one before when the worker cannot run it.
+async fn serves(worker: &Worker, revision: u64) {
+    // What the worker has kept from its last run is older, and must not be what the banner tells of.
+    let _ = timeout(NEWEST_WITHIN, worker.runs(revision)).await;
+    worker.ready().await;
 }
 
 /// The worker follows the control plane beside it as it would follow any other.

@@ -5,6 +5,7 @@ use ntonix_proto::admin::v1::{
 };
 
 use super::*;
+use crate::FileFault;
 
 const ONE: &str = r#"
 pools:
@@ -26,6 +27,7 @@ async fn start(text: &str) -> anyhow::Result<Running> {
 #[tokio::test]
 async fn a_bad_file_keeps_it_from_starting_and_every_fault_is_named_with_its_line() {
     let error = start("pools: [{ name: a }]\nroutes:\n  - { model: m, targets: [{ pool: b }] }\n").await.unwrap_err();
+    assert!(error.downcast_ref().is_some_and(FileFault::is_wrong_setting));
     let text = error.to_string();
     for part in ["pools[0].backends (line 1)", "routes[0].targets[0].pool (line 3)"] {
         assert!(text.contains(part), "{part} is missing in {text}");
