@@ -25,7 +25,7 @@ pub struct TrafficArgs {
     /// Threads that serve, 1 to 256; default: one for each core
     #[arg(long, env = "NTONIX_THREADS", value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: Option<u16>,
-    /// The worker's name; default: the host's name
+    /// The worker's name; default: the host's name and the port of --listen
     #[arg(long, env = "NTONIX_NAME", value_name = "NAME", value_parser = worker_name)]
     pub name: Option<String>,
     /// Serve a configuration without keys on other addresses than loopback too
@@ -66,13 +66,7 @@ pub struct DataPlaneArgs {
 #[derive(Clone, Debug, Args)]
 pub struct OriginArgs {
     /// Serve from this file alone; it is applied again when it is saved, and on SIGHUP
-    #[arg(
-        long,
-        env = "NTONIX_CONFIG",
-        value_name = "FILE",
-        conflicts_with = "control_plane",
-        required_unless_present = "control_plane"
-    )]
+    #[arg(long, env = "NTONIX_CONFIG", value_name = "FILE", conflicts_with = "control_plane")]
     pub config: Option<PathBuf>,
     /// The control plane to follow, as in http://127.0.0.1:7071 or https://ntonix.example.com:7071
     #[arg(long, env = "NTONIX_CONTROL_PLANE", value_name = "URL", value_parser = control_plane)]
@@ -222,7 +216,8 @@ mod tests {
 
     #[test]
     fn file_and_control_plane_exclude_each_other_and_one_is_needed() {
-        assert!(DataPlaneArgs::try_parse_from(["ntonix-data-plane"]).is_err());
+        let neither = DataPlaneArgs::try_parse_from(["ntonix-data-plane"]).unwrap().settings().unwrap_err();
+        assert_eq!(neither, ["one of --config and --control-plane is needed"]);
         let both = ["ntonix-data-plane", "--config", "x.yaml", "--control-plane", "http://127.0.0.1:7071"];
         assert!(DataPlaneArgs::try_parse_from(both).is_err());
     }
