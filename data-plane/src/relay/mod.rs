@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use ntonix_llm::{
     Usage, openai,
     sse::{Splitter, TooLong},
@@ -36,6 +36,8 @@ use crate::{
 
 /// The largest event that a backend may send.
 const EVENT_MOST: usize = 8 * 1024 * 1024;
+/// Events that are there together leave in pieces of about this size.
+const GATHERED_MOST: usize = 16 * 1024;
 /// How long a backend that has said `[DONE]` may take to end its body, so that its connection can be used again.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -51,6 +53,8 @@ pub(crate) struct Relay {
     /// The first events, read before the client heard anything.
     first: Option<Bytes>,
     state: State,
+    /// Nothing more was there when the last events were handed out.
+    drained: bool,
     started: Instant,
     first_token: Option<Duration>,
     last_event: Instant,
@@ -93,6 +97,7 @@ impl Relay {
             picked: None,
             first: None,
             state: State::Flowing,
+            drained: false,
             started: exchange.started,
             first_token: None,
             last_event: exchange.started,
@@ -122,7 +127,10 @@ impl Relay {
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Refusal>>> {
         let item = match self.first.take() {
             Some(events) => Some(Ok(events)),
+            // The last round has seen that nothing is there, under this very waker.
+            None if std::mem::take(&mut self.drained) => return self.poll_alarm(cx).map(Some),
             None => match self.poll_events(cx) {
+                Poll::Ready(Some(Ok(events))) => Some(Ok(self.gather(events, cx))),
                 Poll::Ready(item) => item,
                 Poll::Pending => return self.poll_alarm(cx).map(Some),
             },
@@ -148,6 +156,34 @@ impl Relay {
             usage: self.watch.usage(),
             first_token: self.first_token,
         }
+    }
+
+    /// Adds what else is there already. Nothing is waited for: a burst leaves in one piece instead of many, which is
+    /// what makes it cheap.
+    fn gather(&mut self, events: Bytes, cx: &mut Context<'_>) -> Bytes {
+        let mut first = events;
+        let mut gathered = BytesMut::new();
+        while first.len() + gathered.len() < GATHERED_MOST && !self.is_end() {
+            match self.poll_events(cx) {
+                Poll::Pending => {
+                    self.drained = true;
+                    break;
+                }
+                Poll::Ready(Some(Ok(more))) => {
+                    if gathered.is_empty() {
+                        gathered.reserve(GATHERED_MOST);
+                        gathered.extend_from_slice(&std::mem::take(&mut first));
+                    }
+                    gathered.extend_from_slice(&more);
+                }
+                Poll::Ready(Some(Err(refusal))) => {
+                    self.state = State::Failing(Box::new(refusal));
+                    break;
+                }
+                Poll::Ready(None) => break,
+            }
+        }
+        if gathered.is_empty() { first } else { gathered.freeze() }
     }
 
     /// Pulls the backend until whole events are there.
