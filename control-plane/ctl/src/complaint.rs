@@ -1,7 +1,10 @@
 //! What the control plane refuses, in the words of the command line.
 
+use std::error::Error as _;
+
 use anyhow::anyhow;
 use ntonix_config::{Fault, Faults};
+use ntonix_runtime::chain::Chain;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -21,6 +24,10 @@ pub(crate) fn explain(status: &Status, file: Option<&File>) -> anyhow::Error {
     }
     if let Some(newest) = newest_revision(status) {
         return anyhow!("somebody else was faster: the newest revision is {newest}, not the expected one");
+    }
+    // The connection broke: what the channel says of it is only that it did.
+    if let Some(cause) = status.source() {
+        return anyhow!("the control plane is not available: {}", Chain(cause));
     }
     match (status.code(), status.message()) {
         (Code::Unavailable, message) => anyhow!("the control plane is not available: {message}"),
