@@ -149,8 +149,6 @@ fn draft() -> impl Strategy<Value = Draft> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
-
     #[test]
     fn a_draft_survives_yaml(draft in draft()) {
         prop_assert_eq!(read(&to_yaml(&draft)), draft);

@@ -261,8 +261,6 @@ fn decide_by_data(block: &Block<'_>) -> Keep {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_000))]
-
     #[test]
     fn the_decoder_gives_the_same_events_for_every_split(stream in streams(), cuts in cuts(), limit in 10_usize..200) {
         let whole = decode(&[&stream], limit);
