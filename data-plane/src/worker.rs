@@ -15,6 +15,7 @@ use ntonix_runtime::{
     drain::{Drain, Trigger},
     listen::{self, ReusePort},
     probe::{self, Probes},
+    reload::hangups,
     settings, tasks,
     tls::{self, ServerTls},
 };
@@ -225,6 +226,13 @@ fn follow_config(
         }
         ConfigOrigin::ControlPlane { url, tls } => {
             prepare_directory(&settings.state_dir)?;
+            let mut hangups = hangups().context("cannot listen for SIGHUP")?;
+            needed.spawn(async move {
+                // Certificates are followed by themselves; but a SIGHUP that nobody takes would end the process.
+                loop {
+                    hangups.next().await;
+                }
+            });
             let source = (url.clone(), tls.clone());
             let seams = (cell, changes, metrics.clone());
             let hello = hello(&settings.traffic, addresses);
