@@ -9,6 +9,7 @@
     clippy::all,
     clippy::too_many_lines,
     clippy::allow_attributes,
+    rustdoc::invalid_html_tags,
     reason = "generated"
 )]
 

@@ -32,7 +32,7 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Warning {
-    /// Where, as in "routes[2].model".
+    /// Where, as in `routes[2].model`.
     pub path: String,
     /// What, lower case, no full stop.
     pub reason: String,

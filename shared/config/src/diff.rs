@@ -18,7 +18,7 @@ pub struct Change {
     pub action: Action,
     /// Its name, as in "pools/llama".
     pub resource: String,
-    /// The fields that differ, by path within the resource, as in "backends[0].weight"; empty unless updated.
+    /// The fields that differ, by path within the resource, as in `backends[0].weight`; empty unless updated.
     pub fields: Vec<String>,
     /// Before; absent when created.
     pub before: Option<Resource>,

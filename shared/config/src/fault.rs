@@ -5,7 +5,7 @@ use std::{error::Error, fmt};
 /// One thing that is wrong, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// Where, as in "routes[0].targets[1].pool"; empty when it is about the whole.
+    /// Where, as in `routes[0].targets[1].pool`; empty when it is about the whole.
     pub path: String,
     /// What, lower case, no full stop.
     pub reason: String,

@@ -17,7 +17,7 @@ pub struct BackendUrl {
 }
 
 impl BackendUrl {
-    /// Host and port for a Host header and for connecting, as in "10.0.0.6:8443" or "[::1]:80".
+    /// Host and port for a Host header and for connecting, as in `10.0.0.6:8443` or `[::1]:80`.
     #[must_use]
     pub fn authority(&self) -> String {
         let Self { host, port, .. } = self;
