@@ -87,7 +87,7 @@ async fn run_planes(args: NtonixArgs, trigger: Trigger, drain: Drain) -> anyhow:
         () = drain.draining() => {}
     }
     let ended = tokio::select! {
-        ended = worker.finished() => ended,
+        ended = worker.finished(args.drain) => ended,
         error = plane.finished() => Err(error),
     };
     if let Ok(plane) = Arc::try_unwrap(plane) {
