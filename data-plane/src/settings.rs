@@ -4,7 +4,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser};
 use http::HeaderValue;
-use ntonix_runtime::settings::{LogArgs, state_dir};
+use ntonix_runtime::{
+    listen,
+    settings::{LogArgs, state_dir},
+};
 use tonic::transport::Uri;
 
 /// How client traffic is taken; `ntonix` takes these flags too.
@@ -22,7 +25,7 @@ pub struct TrafficArgs {
     /// Private key of the certificate at the same place, PEM
     #[arg(long, env = "NTONIX_TLS_KEY", value_name = "FILE", value_delimiter = ',')]
     pub tls_key: Vec<PathBuf>,
-    /// Threads that serve, 1 to 256; default: one for each core
+    /// Threads that serve, 1 to 256; default: one for each core on Linux, elsewhere one
     #[arg(long, env = "NTONIX_THREADS", value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: Option<u16>,
     /// The worker's name; default: the host's name and the port of --listen
@@ -165,7 +168,9 @@ impl TrafficArgs {
     /// Threads that serve.
     pub fn thread_count(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        self.threads.map_or_else(cores, usize::from)
+        // Where the system does not spread connections over the threads' sockets, further threads would have nothing to do.
+        let default = || if listen::SPREADS { cores() } else { 1 };
+        self.threads.map_or_else(default, usize::from)
     }
 }
 

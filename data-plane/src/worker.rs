@@ -339,7 +339,12 @@ impl Sockets {
 
 fn bind_for_each(address: SocketAddr, threads: usize, flag: &str) -> anyhow::Result<Vec<StdListener>> {
     // Shared ports are for our own threads: another process on the address must be noticed.
-    drop(bind(address, ReusePort::No, flag)?);
+    let alone = bind(address, ReusePort::No, flag)?;
+    if threads == 1 {
+        // Also the only way where the system cannot share a port.
+        return Ok(vec![alone]);
+    }
+    drop(alone);
     let first = bind(address, ReusePort::Yes, flag)?;
     let bound = first.local_addr()?;
     let mut sockets = vec![first];
