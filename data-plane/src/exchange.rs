@@ -54,7 +54,7 @@ pub(crate) struct Client {
     pub(crate) address: SocketAddr,
     /// How it speaks to us.
     pub(crate) transport: Transport,
-    /// The headers of its request, credentials included.
+    /// The headers of its request, without its credentials: what is not there cannot leak.
     pub(crate) headers: HeaderMap,
 }
 
@@ -198,7 +198,12 @@ impl ReplyBody {
         let item = match polled {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(item)) => item,
-            Err(_) => Some(Err(Refusal::new(Kind::Internal, "the gateway failed while it relayed this stream"))),
+            Err(_) => {
+                if let Some(observer) = &self.observer {
+                    observer.panicked();
+                }
+                Some(Err(Refusal::new(Kind::Internal, "the gateway failed while it relayed this stream")))
+            }
         };
         match &item {
             Some(Ok(_)) if !self.is_end() => {}

@@ -46,5 +46,5 @@ async fn run(settings: ntonix_data_plane::Settings, drain_within: std::time::Dur
         ops = addresses.ops.map(tracing::field::display),
         "Worker serves"
     );
-    worker.finished().await
+    worker.finished(drain_within).await
 }

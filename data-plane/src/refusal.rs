@@ -171,6 +171,11 @@ impl Kind {
         )
     }
 
+    /// Was there no answer at all, so that the same backend may be asked again?
+    pub(crate) fn is_lost_connection(self) -> bool {
+        matches!(self, Kind::UpstreamConnect | Kind::UpstreamReset)
+    }
+
     /// May another backend be asked, as long as no event has left?
     pub(crate) fn is_worth_another_attempt(self) -> bool {
         matches!(

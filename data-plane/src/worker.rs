@@ -46,6 +46,7 @@ pub struct Worker {
     addresses: Addresses,
     pages: Arc<Pages>,
     changes: Changes,
+    trigger: Trigger,
     drain: Drain,
     /// What the worker cannot do without; the first one to end ends the worker.
     needed: JoinSet<anyhow::Result<()>>,
@@ -127,10 +128,10 @@ impl Worker {
             cell,
             metrics,
             drain: drain.clone(),
-            trigger,
+            trigger: trigger.clone(),
         };
         let threads = sockets.serve(shared)?;
-        Ok(Self { addresses, pages, changes, drain, needed, threads })
+        Ok(Self { addresses, pages, changes, trigger, drain, needed, threads })
     }
 
     /// Where it listens.
@@ -177,23 +178,29 @@ impl Worker {
         self.pages.cell.load().map(|live| live.routes().models()).unwrap_or_default()
     }
 
-    /// Waits until the drain is over and all threads have ended.
+    /// Waits until the drain is over and all threads have ended. When something that the worker needs ends before, it
+    /// drains within `drain_within`.
     ///
     /// # Errors
-    /// When something that the worker needs ended before that.
-    pub async fn finished(mut self) -> anyhow::Result<()> {
+    /// What ended too early.
+    pub async fn finished(mut self, drain_within: Duration) -> anyhow::Result<()> {
         // The losing branch is only a wait: what it waits for goes on.
-        tokio::select! {
-            () = self.drain.draining() => {}
-            Some(ended) = self.needed.join_next() => {
-                ended.context("a task that the worker needs died")??;
-                anyhow::bail!("a task that the worker needs ended");
-            }
+        let failed = tokio::select! {
+            () = self.drain.draining() => None,
+            Some(ended) = self.needed.join_next() => Some(match ended {
+                Ok(Ok(())) => anyhow::anyhow!("a task that the worker needs ended"),
+                Ok(Err(error)) => error,
+                Err(died) => anyhow::Error::new(died).context("a task that the worker needs died"),
+            }),
+        };
+        if let Some(error) = &failed {
+            tracing::error!(error = %format!("{error:#}"), "The worker cannot go on and drains");
+            self.trigger.start(drain_within);
         }
         for thread in std::mem::take(&mut self.threads) {
             thread.await.context("a thread of the worker died")??;
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 }
 

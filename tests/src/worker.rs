@@ -16,6 +16,9 @@ use tokio::task::JoinHandle;
 use crate::client::{Ask, Connection};
 use crate::wait::soon;
 
+/// How long streams may go on when something that the worker needs has died.
+const DRAIN: Duration = Duration::from_secs(10);
+
 /// A worker that serves from a file until it is dropped.
 #[derive(Debug)]
 pub struct TestWorker {
@@ -48,7 +51,7 @@ impl TestWorker {
         let (trigger, drain) = drain::channel();
         let worker = Worker::start(settings, trigger.clone(), drain).await?;
         let addresses = worker.addresses();
-        let ended = tasks::spawn("test-worker", worker.finished());
+        let ended = tasks::spawn("test-worker", worker.finished(DRAIN));
         Ok(Self { addresses, trigger, folder, ended })
     }
 

@@ -60,7 +60,13 @@ impl Breaker {
         }
     }
 
-    /// It answered. Returns whether that closed the breaker.
+    /// Its answer began. That decides a trial, but it says nothing yet of how the answer will end. Returns whether that
+    /// closed the breaker.
+    pub(crate) fn begun(&mut self, now: Instant) -> bool {
+        matches!(self.state, State::HalfOpen { .. }) && self.success(now)
+    }
+
+    /// It answered to the end. Returns whether that closed the breaker.
     pub(crate) fn success(&mut self, now: Instant) -> bool {
         let reopened = !matches!(self.state, State::Closed { .. });
         self.state = State::Closed { failures: 0 };
@@ -148,6 +154,26 @@ mod tests {
         assert!(breaker.failure(now, &settings()), "the third in a row opens it");
         assert!(!breaker.allows(now));
         assert_eq!(breaker.phase(now), Phase::Open);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_that_begin_and_then_fail_open_it() {
+        let (mut breaker, now) = (Breaker::new(), Instant::now());
+        for _ in 0..3 {
+            assert!(!breaker.begun(now));
+            breaker.failure(now, &settings());
+        }
+        assert_eq!(breaker.phase(now), Phase::Open);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trial_is_over_when_its_answer_begins() {
+        let (mut breaker, now) = (Breaker::new(), Instant::now());
+        open(&mut breaker, now);
+        let later = now + Duration::from_secs(10);
+        breaker.enter(later);
+        assert!(breaker.begun(later));
+        assert!(breaker.allows(later));
     }
 
     #[tokio::test(start_paused = true)]

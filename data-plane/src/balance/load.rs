@@ -37,7 +37,9 @@ pub(crate) enum Condition {
 /// How an attempt went, in the eyes of the breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It answered.
+    /// Its first event came; how the stream ends is open.
+    Begun,
+    /// It answered to the end.
     Success,
     /// It failed.
     Failure,
@@ -149,12 +151,13 @@ impl Load {
 // === impl LoadGuard ===
 
 impl LoadGuard {
-    /// Tells the breaker how the attempt went; the first verdict counts, except that a failure corrects a success.
-    /// Returns whether the breaker changed by it.
+    /// Tells the breaker how the attempt went: once for an answer that comes at once; when it begins and when it ends for
+    /// a stream. Returns whether the breaker changed by it.
     pub(crate) fn judge(&mut self, verdict: Verdict, now: Instant, settings: &BreakerSettings) -> bool {
         self.judged = true;
         let mut breaker = self.load.breaker();
         match verdict {
+            Verdict::Begun => breaker.begun(now),
             Verdict::Success => breaker.success(now),
             Verdict::Failure => breaker.failure(now, settings),
         }

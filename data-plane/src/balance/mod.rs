@@ -161,7 +161,9 @@ impl Picked {
         if self.guard.judge(verdict, now, &self.pool.breaker) {
             let (pool, backend) = (&*self.pool.name, &*self.backend.name);
             match verdict {
-                Verdict::Success => tracing::info!(pool.name = pool, backend.name = backend, "Breaker closed"),
+                Verdict::Begun | Verdict::Success => {
+                    tracing::info!(pool.name = pool, backend.name = backend, "Breaker closed")
+                }
                 Verdict::Failure => tracing::warn!(pool.name = pool, backend.name = backend, "Breaker opened"),
             }
         }

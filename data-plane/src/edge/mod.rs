@@ -152,6 +152,7 @@ impl Visit {
             ::http::Version::HTTP_2 => Transport::Http2,
             _ => Transport::Http1,
         };
-        Arc::new(Client { address: self.peer.address, transport, headers: self.request.headers().clone() })
+        let headers = credential::taken_out(self.request.headers());
+        Arc::new(Client { address: self.peer.address, transport, headers })
     }
 }

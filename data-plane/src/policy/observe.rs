@@ -146,6 +146,11 @@ impl Observer {
         }
     }
 
+    /// A relay has panicked.
+    pub(crate) fn panicked(&self) {
+        self.metrics.panics.inc();
+    }
+
     /// The client left before the end.
     pub(crate) fn cancelled(mut self, tally: Option<Tally>) {
         self.end(CANCELLED, None, tally);

@@ -77,7 +77,7 @@ impl Course {
         let mut last: Option<Result<Reply, Refusal>> = None;
         for again in 0..=self.route.spec.retries {
             let route = Arc::clone(&self.route);
-            let offer = match self.pick(&route) {
+            let offer = match self.pick(&route, last.as_ref()) {
                 Ok(offer) => offer,
                 // Nobody is left to ask: what the last one said stands.
                 Err(refusal) => return self.conclude(last.unwrap_or(Err(refusal))),
@@ -95,11 +95,13 @@ impl Course {
         self.conclude(last.unwrap_or_else(|| Err(Refusal::new(Kind::Internal, "no attempt was made"))))
     }
 
-    /// A backend that was not asked yet; when every one was, any that is still up.
-    fn pick<'r>(&self, route: &'r Route) -> Result<Offer<'r>, Refusal> {
+    /// A backend that was not asked yet. When every one was, one that is still up may be asked again, but only after
+    /// a lost connection: one that has answered would only answer the same once more.
+    fn pick<'r>(&self, route: &'r Route, last: Option<&Result<Reply, Refusal>>) -> Result<Offer<'r>, Refusal> {
         let model = &self.exchange.call.model;
+        let was_lost = last.is_some_and(|last| last.as_ref().is_err_and(|refusal| refusal.kind().is_lost_connection()));
         let picked = match route.pick(model, &self.tried) {
-            Err(Nobody::Tried) => route.pick(model, &[]),
+            Err(Nobody::Tried) if was_lost => route.pick(model, &[]),
             picked => picked,
         };
         picked.map_err(|nobody| nobody.refuse(model))

@@ -53,8 +53,6 @@ pub(crate) struct Relay {
     /// The first events, read before the client heard anything.
     first: Option<Bytes>,
     state: State,
-    /// Nothing more was there when the last events were handed out.
-    drained: bool,
     started: Instant,
     first_token: Option<Duration>,
     last_event: Instant,
@@ -97,7 +95,6 @@ impl Relay {
             picked: None,
             first: None,
             state: State::Flowing,
-            drained: false,
             started: exchange.started,
             first_token: None,
             last_event: exchange.started,
@@ -119,7 +116,11 @@ impl Relay {
     }
 
     /// The stream in flight on the backend, to be held until this ends.
-    pub(crate) fn hold(&mut self, picked: Picked) {
+    pub(crate) fn hold(&mut self, mut picked: Picked) {
+        if let State::Ended = self.state {
+            // All of it came with the first event.
+            picked.judge(Verdict::Success);
+        }
         self.picked = Some(picked);
     }
 
@@ -127,8 +128,6 @@ impl Relay {
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Refusal>>> {
         let item = match self.first.take() {
             Some(events) => Some(Ok(events)),
-            // The last round has seen that nothing is there, under this very waker.
-            None if std::mem::take(&mut self.drained) => return self.poll_alarm(cx).map(Some),
             None => match self.poll_events(cx) {
                 Poll::Ready(Some(Ok(events))) => Some(Ok(self.gather(events, cx))),
                 Poll::Ready(item) => item,
@@ -165,10 +164,8 @@ impl Relay {
         let mut gathered = BytesMut::new();
         while first.len() + gathered.len() < GATHERED_MOST && !self.is_end() {
             match self.poll_events(cx) {
-                Poll::Pending => {
-                    self.drained = true;
-                    break;
-                }
+                // Looked for again when this is polled next: a wake-up in between may go by while the client is slow.
+                Poll::Pending | Poll::Ready(None) => break,
                 Poll::Ready(Some(Ok(more))) => {
                     if gathered.is_empty() {
                         gathered.reserve(GATHERED_MOST);
@@ -180,7 +177,6 @@ impl Relay {
                     self.state = State::Failing(Box::new(refusal));
                     break;
                 }
-                Poll::Ready(None) => break,
             }
         }
         if gathered.is_empty() { first } else { gathered.freeze() }
@@ -265,6 +261,9 @@ impl Relay {
             Ending::Complete { done_seen } => {
                 self.linger();
                 self.state = State::Ended;
+                if let Some(picked) = &mut self.picked {
+                    picked.judge(Verdict::Success);
+                }
                 return Some(Ok(if done_seen { events } else { with_done(&events) }));
             }
             Ending::Failed(error) => Refusal::from_backend(error),

@@ -75,7 +75,7 @@ impl Passage {
         match &item {
             Some(Ok(data)) => self.note(data),
             Some(Err(_)) => self.fail(),
-            None => self.usage = usage_at_the_end(&self.last),
+            None => self.end(),
         }
         Poll::Ready(item)
     }
@@ -92,6 +92,13 @@ impl Passage {
         let too_many = (self.last.len() + data.len()).saturating_sub(LAST);
         self.last.drain(..too_many.min(self.last.len()));
         self.last.extend_from_slice(data);
+    }
+
+    fn end(&mut self) {
+        self.usage = usage_at_the_end(&self.last);
+        if let Some(picked) = &mut self.picked {
+            picked.judge(Verdict::Success);
+        }
     }
 
     fn too_late(&self, alarm: Alarm) -> Refusal {

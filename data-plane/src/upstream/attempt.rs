@@ -36,7 +36,8 @@ pub(crate) async fn attempt(exchange: &Exchange, mut picked: Picked, model: Opti
     // A client that leaves drops this future before here: then nothing was learned of the backend.
     match &outcome {
         Ok(opened) if opened.is_server_error() => picked.judge(Verdict::Failure),
-        Ok(_) => picked.judge(Verdict::Success),
+        Ok(Opened::Full(..)) => picked.judge(Verdict::Success),
+        Ok(Opened::Stream(..) | Opened::Passage(..)) => picked.judge(Verdict::Begun),
         Err(refusal) if refusal.kind().blame() == Blame::Backend => picked.judge(Verdict::Failure),
         Err(_) => {}
     }
@@ -87,6 +88,10 @@ impl Attempt<'_> {
         let seen = headers::downstream(&answer.headers);
         if !has_type(&answer.headers, "text/event-stream") {
             return Err(not_a_stream(&gather(&mut answer.body, ERROR_MOST).await?.0));
+        }
+        // Identity was asked for: what is compressed cannot be watched, and half of it cannot be told from the whole.
+        if answer.headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+            return Err(Refusal::new(Kind::UpstreamProtocol, "the backend compressed an event stream"));
         }
         let mut relay = Relay::new(self.exchange, &self.route, answer.body, ask_usage);
         relay.open().await?;

@@ -95,6 +95,8 @@ pub(crate) enum ConnectError {
     TimedOut(Duration),
 }
 
+/// What an HTTP/1.1 connection reads ahead at most, and the largest head of an answer.
+const BUFFER_MOST: usize = 64 * 1024;
 /// Idle connections that a thread keeps for one backend.
 const IDLE_MOST: usize = 256;
 /// How long it keeps them.
@@ -226,8 +228,11 @@ impl Connector {
     }
 
     async fn open_http1(io: Io) -> Result<Link, ConnectError> {
-        let (sender, connection) =
-            http1::Builder::new().handshake(TokioIo::new(io)).await.map_err(ConnectError::Http)?;
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(BUFFER_MOST)
+            .handshake(TokioIo::new(io))
+            .await
+            .map_err(ConnectError::Http)?;
         Ok(Link::Http1 { link: Box::new(Http1 { sender, connection: Some(connection) }), reused: false })
     }
 

@@ -114,7 +114,7 @@ fn offered(headers: &HeaderMap) -> Vec<&str> {
 
 /// The headers of the handshake that say something about its streams.
 fn without_handshake(headers: &HeaderMap) -> HeaderMap {
-    let mut headers = headers.clone();
+    let mut headers = credential::taken_out(headers);
     for name in [header::CONTENT_TYPE, header::ACCEPT, crate::upstream::headers::X_REQUEST_ID] {
         headers.remove(name);
     }

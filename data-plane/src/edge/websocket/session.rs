@@ -20,7 +20,7 @@ const STREAM_WINDOW: i64 = 64 * 1024;
 const SOCKET_WINDOW: i64 = 1024 * 1024;
 /// The largest window (as in HTTP/2, RFC 9113 §6.9.1).
 const WINDOW_MOST: i64 = (1 << 31) - 1;
-/// JSON is read up to this depth.
+/// The longest name of a stream.
 const ID_LONGEST: usize = 64;
 
 /// The state of one socket.
