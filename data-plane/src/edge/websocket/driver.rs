@@ -14,7 +14,10 @@ use futures_util::{FutureExt as _, Sink, Stream as _};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use ntonix_llm::call::{Call, Op};
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio::{
+    io::AsyncReadExt as _,
+    time::{Instant, Interval, MissedTickBehavior, interval, timeout},
+};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -46,6 +49,9 @@ const PING_TICKS: u32 = 4;
 const SILENCE_AT_MOST: Duration = Duration::from_secs(60);
 /// How long the other side may take to answer a close.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+/// What is read of a client that did not keep to the protocol, and how long its next bytes may take.
+const SWALLOWED_MOST: usize = 64 * 1024 * 1024;
+const SWALLOW_WITHIN: Duration = Duration::from_secs(1);
 /// Service Restart (IANA WebSocket close codes): the client may connect again at once.
 const RESTART: u16 = 1012;
 
@@ -359,12 +365,29 @@ impl Driver {
         let frame = CloseFrame { code: CloseCode::from(farewell.code), reason: farewell.reason.into() };
         let closing = async {
             self.socket.close(Some(frame)).await?;
-            // Until the client has answered, or said anything that shows that it will not.
-            while poll_fn(|cx| Pin::new(&mut self.socket).poll_next(cx)).await.is_some_and(|read| read.is_ok()) {}
+            // Until the client has answered; after a broken frame nothing more is read.
+            while let Some(read) = poll_fn(|cx| Pin::new(&mut self.socket).poll_next(cx)).await {
+                read?;
+            }
             Ok::<_, Error>(())
         };
         // A client that does not answer is let go.
-        let _ = tokio::time::timeout(CLOSE_WITHIN, closing).await;
+        let _ = timeout(CLOSE_WITHIN, closing).await;
+        if farewell.is_broken() {
+            self.swallow().await;
+        }
+    }
+
+    /// Reads on without looking: a socket that is closed with bytes unread is reset, and the reset may overtake the
+    /// close frame that says why.
+    async fn swallow(&mut self) {
+        let (mut buffer, mut left) = ([0; 8 * 1024], SWALLOWED_MOST);
+        while left > 0 {
+            match timeout(SWALLOW_WITHIN, self.socket.get_mut().read(&mut buffer)).await {
+                Ok(Ok(read @ 1..)) => left = left.saturating_sub(read),
+                _ => return,
+            }
+        }
     }
 }
 
@@ -374,6 +397,11 @@ impl Farewell {
     /// The client is gone: there is nobody to say a word to.
     fn gone() -> Self {
         Self { code: 0, reason: "" }
+    }
+
+    /// Can frames not be read any more?
+    fn is_broken(&self) -> bool {
+        matches!(self.code, 1002 | 1007 | 1009)
     }
 
     /// What a broken frame means (RFC 6455 §7.4.1).
