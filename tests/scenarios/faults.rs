@@ -6,7 +6,7 @@ use ntonix_tests::mock_llm::{End, ErrorForm, MODEL, MockLlm, Script, Step};
 use ntonix_tests::worker::TestWorker;
 use serde_json::json;
 
-use crate::stage::{Stage, assert_fine, assert_refused, config, connect};
+use crate::stage::{Stage, assert_fine, assert_refused, backend_is, config, connect};
 
 /// Nothing is tried twice, and no failure keeps the backend from being asked again.
 const POOL: &str = "breaker: { failures: 1000 }";
@@ -266,13 +266,9 @@ async fn every_backend_down_is_a_503_that_says_when_to_come_again() {
     gone.for_path("/health", Script::status(503, "warming up"));
     spare.for_path("/health", Script::status(503, "warming up"));
     let worker = TestWorker::start(&config).await.unwrap();
-    let sample = "ntonix_backend_state";
-    ntonix_tests::wait::eventually("both are unhealthy", async || {
-        let page = worker.metrics().await.unwrap();
-        page.lines().filter(|line| line.starts_with(sample) && line.contains("\"unhealthy\"} 1")).count() == 2
-    })
-    .await
-    .unwrap();
+    for backend in ["gpu-0", "gpu-1"] {
+        backend_is(&worker, backend, "unhealthy").await;
+    }
     let answer = connect(&worker).await.ask(Ask::chat()).await.unwrap();
     assert_refused(&answer, 503, "no_healthy_backend");
     assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);

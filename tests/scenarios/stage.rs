@@ -2,6 +2,7 @@
 
 use ntonix_tests::client::{Answer, Connection};
 use ntonix_tests::mock_llm::{MODEL, MockLlm};
+use ntonix_tests::wait::eventually;
 use ntonix_tests::worker::TestWorker;
 
 /// A worker in front of one mock.
@@ -44,6 +45,23 @@ pub(crate) fn config(backends: &[&MockLlm], pool: &str, route: &str, rest: &str)
          routes: [{{ model: {MODEL}, targets: [{{ pool: llama }}], {route} }}]\n{rest}\n",
         backends.join(", ")
     )
+}
+
+/// Waits until the metrics say that a backend is in a state.
+pub(crate) async fn backend_is(worker: &TestWorker, backend: &str, state: &str) {
+    let sample = format!("ntonix_backend_state{{pool=\"llama\",backend=\"{backend}\",state=\"{state}\"}}");
+    eventually(&sample, async || worker.metric(&sample).await.unwrap() == 1.0).await.unwrap();
+}
+
+/// Waits until no exchange is under way.
+pub(crate) async fn nothing_is_active(worker: &TestWorker) {
+    let sample = "ntonix_active_streams";
+    eventually(sample, async || worker.metric(sample).await.unwrap() == 0.0).await.unwrap();
+}
+
+/// The attempts of each mock.
+pub(crate) fn attempts(mocks: &[&MockLlm]) -> Vec<usize> {
+    mocks.iter().map(|mock| mock.counts().attempts).collect()
 }
 
 /// Checks everything that each error answer must have.

@@ -85,6 +85,17 @@ impl Ask {
         self.header("authorization", format!("Bearer {key}"))
     }
 
+    /// The bytes of the request as HTTP/1.1, for a bare connection.
+    pub fn wire(&self) -> Vec<u8> {
+        let mut bytes = format!("{} {} HTTP/1.1\r\nhost: {HOST}\r\n", self.method, self.path).into_bytes();
+        for (name, value) in &self.headers {
+            bytes.extend([name.as_bytes(), b": ", value, b"\r\n"].concat());
+        }
+        bytes.extend(format!("content-length: {}\r\n\r\n", self.body.len()).into_bytes());
+        bytes.extend_from_slice(&self.body);
+        bytes
+    }
+
     pub(super) fn for_http1(self) -> http::Result<Request<Full<Bytes>>> {
         let target = self.path.clone();
         self.header("host", HOST).build(&target)

@@ -39,11 +39,14 @@ impl RawConnection {
     /// # Errors
     /// When the connection ends before.
     pub async fn read_until(&mut self, end: &str) -> anyhow::Result<String> {
+        let mut searched = 0;
         loop {
-            if let Some(at) = memchr::memmem::find(&self.unread, end.as_bytes()) {
-                let bytes = self.unread.drain(..at + end.len()).collect();
+            // Only what is new, and the end of what was there: an answer may be large.
+            if let Some(at) = memchr::memmem::find(&self.unread[searched..], end.as_bytes()) {
+                let bytes = self.unread.drain(..searched + at + end.len()).collect();
                 return Ok(String::from_utf8(bytes)?);
             }
+            searched = self.unread.len().saturating_sub(end.len());
             let read = soon("more bytes", self.stream.read_buf(&mut self.unread)).await??;
             anyhow::ensure!(read > 0, "ended before {end:?}: {}", String::from_utf8_lossy(&self.unread));
         }
@@ -73,13 +76,5 @@ impl RawConnection {
     /// When the system refuses.
     pub fn reset_when_dropped(&self) -> anyhow::Result<()> {
         Ok(socket2::SockRef::from(&self.stream).set_linger(Some(std::time::Duration::ZERO))?)
-    }
-
-    /// Makes the system hold as little as it can of what is not read yet.
-    ///
-    /// # Errors
-    /// When the system refuses.
-    pub fn hold_little(&self) -> anyhow::Result<()> {
-        Ok(socket2::SockRef::from(&self.stream).set_recv_buffer_size(4096)?)
     }
 }

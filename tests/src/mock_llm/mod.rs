@@ -28,6 +28,8 @@ pub use self::script::{End, ErrorForm, Gate, Pace, Script, Step};
 pub use self::server::serve;
 pub use self::state::{Counts, Cut, Recorded, State};
 
+use crate::wait::soon;
+
 /// The model that a mock serves when it is not told others.
 pub const MODEL: &str = "mock-model";
 /// The tokens of an answer when nobody says how many.
@@ -144,10 +146,17 @@ impl MockLlm {
     }
 
     /// Waits until the counts are as wanted, and returns them.
+    ///
+    /// # Panics
+    /// When they are not within [`PATIENCE`](crate::wait::PATIENCE).
+    #[expect(clippy::panic, reason = "a test that waits in vain fails here, with what was seen instead")]
     pub async fn until(&self, wanted: impl FnMut(&Counts) -> bool) -> Counts {
         let mut counts = self.state.counts();
-        // The sender lives in `self`, so that waiting cannot fail; the counts as they are would be the answer.
-        counts.wait_for(wanted).await.map_or_else(|_| Counts::default(), |counts| *counts)
+        // The sender lives in `self`, so that only the time can make the wait fail.
+        match soon("the mock sees what is waited for", counts.wait_for(wanted)).await {
+            Ok(Ok(counts)) => *counts,
+            _ => panic!("waited in vain; the mock has seen {:?}", self.counts()),
+        }
     }
 
     /// Waits until so many requests to an operation have come.
