@@ -25,12 +25,12 @@ pub(crate) struct Pages {
 impl Probes for Pages {
     fn ready(&self) -> Readiness {
         if self.drain.is_draining() {
-            return Readiness::NotReady("draining\n".to_owned());
+            return Readiness::NotReady("draining".to_owned());
         }
         match self.cell.load() {
             // Ready with the control plane away, too: it serves what it has and says how old that is.
             Some(live) => Readiness::Ready(describe(&live)),
-            None => Readiness::NotReady("no configuration yet\n".to_owned()),
+            None => Readiness::NotReady("no configuration yet".to_owned()),
         }
     }
 
@@ -52,7 +52,7 @@ pub(crate) fn describe(live: &Live) -> String {
         OriginSource::Disk => "disk",
     };
     let revision = origin.snapshot.as_ref().map_or(0, |snapshot| snapshot.revision);
-    format!("ready\nconfig_source={source}\nconfig_revision={revision}\nconfig_age_seconds={}\n", age(live).as_secs())
+    format!("ready\nconfig_source={source}\nconfig_revision={revision}\nconfig_age_seconds={}", age(live).as_secs())
 }
 
 /// How long ago the configuration was taken from where it came from.

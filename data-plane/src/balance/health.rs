@@ -29,28 +29,50 @@ struct Streak {
     against: u32,
 }
 
-/// Checks the backends of what runs, for as long as it is polled. With each new configuration the checks begin anew
-/// with its settings; the state of the backends stays.
+/// The checks of one pool; they end when this is dropped.
+struct Watched {
+    pool: Arc<Pool>,
+    wants_models: bool,
+    _checks: JoinSet<()>,
+}
+
+/// Checks the backends of what runs, for as long as it is polled. A pool that a new configuration leaves as it is keeps
+/// its checks and what they have counted.
 pub(crate) async fn follow(cell: Arc<Cell>, mut changed: watch::Receiver<u64>) {
+    let mut watched: Vec<Watched> = Vec::new();
     loop {
         changed.mark_unchanged();
-        let mut checks = JoinSet::new();
         if let Some(live) = cell.load() {
-            spawn_checks(&live, &mut checks);
+            watched = reconcile(&live, watched);
         }
-        // The sender is gone: the worker is. What runs in the set is cut when the set is dropped.
+        // The sender is gone: the worker is.
         if changed.changed().await.is_err() {
             return;
         }
     }
 }
 
-fn spawn_checks(live: &Live, checks: &mut JoinSet<()>) {
-    for pool in live.pools() {
+fn reconcile(live: &Live, mut before: Vec<Watched>) -> Vec<Watched> {
+    let watch = |pool: &Arc<Pool>| {
         let wants_models = live.routes().asks_for_models_of(pool);
+        let same = |watched: &Watched| Arc::ptr_eq(&watched.pool, pool) && watched.wants_models == wants_models;
+        match before.iter().position(same) {
+            Some(place) => before.swap_remove(place),
+            None => Watched::begin(pool, wants_models),
+        }
+    };
+    live.pools().map(watch).collect()
+}
+
+// === impl Watched ===
+
+impl Watched {
+    fn begin(pool: &Arc<Pool>, wants_models: bool) -> Self {
+        let mut checks = JoinSet::new();
         for backend in &pool.backends {
             checks.spawn(check(Arc::clone(pool), Arc::clone(backend), wants_models));
         }
+        Self { pool: Arc::clone(pool), wants_models, _checks: checks }
     }
 }
 

@@ -36,6 +36,7 @@ pub(crate) struct Pool {
     pub(crate) health: config::Health,
     /// What it shows to its backends: the whole `Authorization` value.
     pub(crate) credential: Option<HeaderValue>,
+    spec: config::Pool,
     picker: Picker,
 }
 
@@ -90,7 +91,15 @@ impl Pool {
             breaker: spec.breaker.clone(),
             health: spec.health.clone(),
             credential,
+            spec: spec.clone(),
         }
+    }
+
+    /// Would a pool of these settings be the same? Then it stays, with its turn and its checks. One that trusts an
+    /// authority never is: the file may have changed.
+    pub(crate) fn is_as(&self, spec: &config::Pool, credential: Option<&HeaderValue>) -> bool {
+        let trusts_a_file = spec.backends.iter().any(|backend| backend.ca_file.is_some());
+        !trusts_a_file && self.spec == *spec && self.credential.as_ref() == credential
     }
 
     /// Picks a backend that was not tried yet. With a `model`, only those that have it or did not say what they have.

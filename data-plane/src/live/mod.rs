@@ -6,9 +6,11 @@
 mod identity;
 mod prepare;
 mod secrets;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -21,7 +23,12 @@ use ntonix_config::{Config, Faults, KeyDigest, Limits, ModelPattern};
 use ntonix_proto::sync::v1::SnapshotId;
 
 pub(crate) use self::identity::{Identity, WhyNot};
-use crate::{balance::Pool, metrics::Metrics, policy::quota::Usage, routing::Table};
+use crate::{
+    balance::{Pool, load::Load},
+    metrics::Metrics,
+    policy::quota::Usage,
+    routing::Table,
+};
 
 /// Everything that one revision needs to run.
 #[derive(Debug)]
@@ -132,6 +139,11 @@ impl Live {
         self.tenants.keys().map(String::as_str)
     }
 
+    /// The state of each backend.
+    fn loads(&self) -> impl Iterator<Item = &Arc<Load>> {
+        self.pools().flat_map(|pool| &pool.backends).map(|backend| &backend.load)
+    }
+
     /// All pools, in no order.
     pub(crate) fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
         self.pools.values()
@@ -175,11 +187,11 @@ impl Cell {
         let next = Arc::new(prepared.0);
         let revision = next.origin.snapshot.as_ref().map_or(0, |snapshot| snapshot.revision);
         let before = self.current.swap(Some(Arc::clone(&next)));
-        // First the old ones, then the new: a backend in both ends up serving.
-        for (draining, live) in [(true, before.as_deref()), (false, Some(&*next))] {
-            let backends = live.into_iter().flat_map(Live::pools).flat_map(|pool| &pool.backends);
-            backends.for_each(|backend| backend.load.set_draining(draining));
-        }
+        let staying: HashSet<*const Load> = next.loads().map(Arc::as_ptr).collect();
+        next.loads().for_each(|load| load.set_draining(false));
+        // A backend that stays must not look as if it drained, not even for a moment.
+        let gone = before.iter().flat_map(|before| before.loads()).filter(|load| !staying.contains(&Arc::as_ptr(load)));
+        gone.for_each(|load| load.set_draining(true));
         self.metrics.revision.set(i64::try_from(revision).unwrap_or(i64::MAX));
         next
     }

@@ -70,6 +70,12 @@ impl<'a> Preparation<'a> {
         let config = self.config;
         let mut pools = HashMap::new();
         for (index, spec) in config.pools.iter().enumerate() {
+            let credential = spec.credential.as_deref().and_then(|name| credentials.get(name).cloned());
+            let before = self.current.and_then(|live| live.pools.get(&spec.name));
+            if let Some(same) = before.filter(|before| before.is_as(spec, credential.as_ref())) {
+                pools.insert(spec.name.clone(), Arc::clone(same));
+                continue;
+            }
             let mut backends = Vec::with_capacity(spec.backends.len());
             for (place, backend) in spec.backends.iter().enumerate() {
                 match self.backend(spec, backend) {
@@ -79,7 +85,6 @@ impl<'a> Preparation<'a> {
                     }
                 }
             }
-            let credential = spec.credential.as_deref().and_then(|name| credentials.get(name).cloned());
             pools.insert(spec.name.clone(), Arc::new(Pool::new(spec, backends, credential)));
         }
         pools
