@@ -135,7 +135,7 @@ impl Probes for BothPlanes {
         match self.plane.upgrade().map(|plane| plane.readiness()) {
             Some(Readiness::Ready(_)) => self.worker.ready(),
             Some(not_ready) => not_ready,
-            None => Readiness::NotReady("draining\n".to_owned()),
+            None => Readiness::NotReady("draining".to_owned()),
         }
     }
 
