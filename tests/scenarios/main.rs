@@ -19,3 +19,4 @@ mod headers;
 mod deadlines;
 mod heartbeats;
 mod websocket;
+mod planes;

@@ -5,7 +5,9 @@
 
 pub mod certs;
 pub mod client;
+pub mod cluster;
 pub mod mock_llm;
 pub mod process;
+pub mod terminal;
 pub mod wait;
 pub mod worker;
