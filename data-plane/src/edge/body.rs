@@ -2,17 +2,14 @@
 
 use std::{
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::respond;
+use super::{respond, stopping::Notice};
 use crate::{
     exchange::ReplyBody,
     refusal::{Kind, Refusal},
@@ -35,7 +32,7 @@ pub(crate) struct Events {
     body: ReplyBody,
     id: Arc<str>,
     /// The gateway goes away now: what is left of the stream is an error.
-    stopping: Arc<AtomicBool>,
+    stopping: Notice,
     ended: bool,
 }
 
@@ -48,7 +45,7 @@ impl EdgeBody {
     }
 
     /// A stream of events; `id` names the exchange in an error, `stopping` ends it.
-    pub(crate) fn events(body: ReplyBody, id: Arc<str>, stopping: Arc<AtomicBool>) -> Self {
+    pub(crate) fn events(body: ReplyBody, id: Arc<str>, stopping: Notice) -> Self {
         Self::Events(Events { body, id, stopping, ended: false })
     }
 }
@@ -91,16 +88,22 @@ impl Events {
         if self.ended {
             return Poll::Ready(None);
         }
-        if self.stopping.load(Ordering::Relaxed) && !self.body.is_end() {
-            let refusal = Refusal::new(Kind::Draining, "the gateway is going away and could not wait for this stream");
-            self.body.abort(&refusal);
-            return Poll::Ready(Some(self.last(&refusal)));
+        if self.stopping.has_come() && !self.body.is_end() {
+            return Poll::Ready(Some(self.stop()));
         }
-        match std::task::ready!(self.body.poll_next(cx)) {
-            Some(Ok(bytes)) => Poll::Ready(Some(bytes)),
-            Some(Err(refusal)) => Poll::Ready(Some(self.last(&refusal))),
-            None => Poll::Ready(None),
+        match self.body.poll_next(cx) {
+            Poll::Ready(Some(Ok(bytes))) => Poll::Ready(Some(bytes)),
+            Poll::Ready(Some(Err(refusal))) => Poll::Ready(Some(self.last(&refusal))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending if self.stopping.comes(cx) => Poll::Ready(Some(self.stop())),
+            Poll::Pending => Poll::Pending,
         }
+    }
+
+    fn stop(&mut self) -> Bytes {
+        let refusal = Refusal::new(Kind::Draining, "the gateway is going away and could not wait for this stream");
+        self.body.abort(&refusal);
+        self.last(&refusal)
     }
 
     fn last(&mut self, refusal: &Refusal) -> Bytes {

@@ -11,7 +11,7 @@ use ntonix_llm::call::{Call, CallFault, Op};
 use tokio::time::{Instant, timeout};
 use tower::ServiceExt as _;
 
-use super::{Edge, Visit, body::EdgeBody, credential, respond};
+use super::{Edge, Visit, body::EdgeBody, credential, respond, stopping::Notice};
 use crate::{
     exchange::{Client, Exchange, Record, Reply},
     live::Identity,
@@ -30,7 +30,7 @@ impl Edge {
     /// Answers a question. Refusals are answered here too: each is one exchange in the log.
     pub(super) async fn ask(&self, visit: Visit, op: Op) -> Response<EdgeBody> {
         let started = Instant::now();
-        let (client, id, stopping) = (visit.client(), Arc::clone(&visit.id), Arc::clone(&visit.peer.stopping));
+        let (client, id, stopping) = (visit.client(), Arc::clone(&visit.id), visit.peer.stopping.notice());
         let exchange = match self.read(visit, op, &client, started).await {
             Ok(exchange) => exchange,
             Err(refusal) => {
@@ -128,7 +128,7 @@ async fn read_body(mut body: Incoming, most: u64) -> Result<Bytes, Refusal> {
     Ok(whole.unwrap_or_else(|| joined.freeze()))
 }
 
-fn events(reply: Reply, id: Arc<str>, stopping: Arc<std::sync::atomic::AtomicBool>) -> Response<EdgeBody> {
+fn events(reply: Reply, id: Arc<str>, stopping: Notice) -> Response<EdgeBody> {
     let mut response = Response::new(EdgeBody::events(reply.body, id, stopping));
     *response.headers_mut() = reply.headers;
     let headers = response.headers_mut();

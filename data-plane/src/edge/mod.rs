@@ -8,12 +8,10 @@ mod credential;
 mod http;
 mod models;
 pub(crate) mod respond;
+mod stopping;
 mod websocket;
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, atomic::AtomicBool},
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use ::http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
@@ -21,7 +19,7 @@ use ntonix_llm::call::Op;
 use ntonix_runtime::drain::Drain;
 use tower::util::BoxCloneSyncService;
 
-pub(crate) use self::{body::EdgeBody, cors::Origins};
+pub(crate) use self::{body::EdgeBody, cors::Origins, stopping::Stopping};
 use crate::{
     exchange::{Client, Exchange, Reply, Transport},
     listener::{Tenure, guard::Activity},
@@ -57,7 +55,7 @@ pub(crate) struct Peer {
     /// The listener serves configurations without keys.
     pub(crate) anonymous: bool,
     /// The gateway goes away now.
-    pub(crate) stopping: Arc<AtomicBool>,
+    pub(crate) stopping: Arc<Stopping>,
     /// Its requests under way.
     pub(crate) activity: Arc<Activity>,
     /// Its place; given back when the last one who uses the connection is gone.

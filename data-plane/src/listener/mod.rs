@@ -2,15 +2,7 @@
 
 pub(crate) mod guard;
 
-use std::{
-    convert::Infallible,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper::service::service_fn;
 use hyper_util::{
@@ -104,7 +96,7 @@ impl Listener {
         let peer = Arc::new(Peer {
             address,
             anonymous: self.anonymous,
-            stopping: Arc::new(AtomicBool::new(false)),
+            stopping: Arc::default(),
             activity: Arc::default(),
             _tenure: Tenure::new(place, &edge),
         });
@@ -168,7 +160,7 @@ where
             tokio::select! {
                 ended = connection.as_mut() => ended,
                 () = drain.stopping() => {
-                    peer.stopping.store(true, Ordering::Relaxed);
+                    peer.stopping.begin();
                     match timeout(LAST_WORDS, connection.as_mut()).await {
                         Ok(ended) => ended,
                         Err(_) => Ok(()),

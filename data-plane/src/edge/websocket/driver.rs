@@ -4,7 +4,7 @@ use std::{
     future::poll_fn,
     ops::ControlFlow,
     pin::Pin,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -126,7 +126,7 @@ impl Driver {
                 greeted = self.say(goaway);
             }
             if stopping.as_mut().poll(cx).is_ready() {
-                self.peer.stopping.store(true, Ordering::Relaxed);
+                self.peer.stopping.begin();
                 self.fail_all();
                 return Poll::Ready(Farewell { code: RESTART, reason: "draining" });
             }
