@@ -5,6 +5,7 @@
 
 pub mod certs;
 pub mod client;
+pub mod gateway;
 pub mod cluster;
 pub mod mock_llm;
 pub mod process;
