@@ -89,6 +89,7 @@ pub fn refuse<F: std::fmt::Display>(program: &str, faults: &[F]) -> ExitCode {
 fn read<T: Parser>(mut args: Vec<OsString>) -> Result<T, Ending> {
     let mut command = T::command();
     let mut faults = Vec::new();
+    let mut taken_out = Vec::new();
     loop {
         let matches = command.clone().try_get_matches_from(&args);
         match matches.and_then(|mut matches| T::from_arg_matches_mut(&mut matches)) {
@@ -97,6 +98,8 @@ fn read<T: Parser>(mut args: Vec<OsString>) -> Result<T, Ending> {
             Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
                 return Err(Ending::Told(error.to_string()));
             }
+            // Clap looks for what is missing when all values are read, and only misses what was taken out here.
+            Err(error) if is_missing_one_of(&error, &taken_out) => return Err(Ending::Wrong(faults)),
             Err(error) => {
                 let told = fault::describe(&error);
                 // What was taken out did not help, so it would be told for ever.
@@ -104,6 +107,7 @@ fn read<T: Parser>(mut args: Vec<OsString>) -> Result<T, Ending> {
                     return Err(Ending::Wrong(faults));
                 }
                 faults.push(told);
+                taken_out.extend(fault::flag(&error));
                 command = match take_out(&mut args, command, &error) {
                     Some(command) => command,
                     None => return Err(Ending::Wrong(faults)),
@@ -111,6 +115,10 @@ fn read<T: Parser>(mut args: Vec<OsString>) -> Result<T, Ending> {
             }
         }
     }
+}
+
+fn is_missing_one_of(error: &Error, flags: &[String]) -> bool {
+    error.kind() == ErrorKind::MissingRequiredArgument && fault::flag(error).is_some_and(|flag| flags.contains(&flag))
 }
 
 /// Removes what `error` is about from the arguments, or else its environment variable from the command. `None`: neither
@@ -148,6 +156,11 @@ struct Subject {
 impl Subject {
     /// Where in the arguments it stands, and how many of them it takes.
     fn position(&self, args: &[OsString]) -> Option<(usize, usize)> {
+        // An argument without a flag, shown as "<KIND>" or "[NAME]", is its value.
+        if self.flag.starts_with(['<', '[']) {
+            let value = self.value.as_deref()?;
+            return (1..args.len()).find(|at| args[*at] == value).map(|at| (at, 1));
+        }
         (1..args.len()).find_map(|at| {
             let arg = args.get(at)?.to_str()?;
             let next = args.get(at + 1).and_then(|next| next.to_str());

@@ -90,6 +90,11 @@ struct Commands {
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
     Apply,
+    Get {
+        revision: u16,
+        #[arg(long)]
+        limit: Option<u16>,
+    },
 }
 
 #[test]
@@ -100,6 +105,14 @@ fn a_mistyped_command_suggests_the_nearest_and_a_fault_is_told_once() {
     };
     assert_eq!(read(["demo", "aply", "--cert", "a"]), ["aply: there is no such command; did you mean apply?"]);
     assert_eq!(read(["demo", "--cert", "a", "apply"]), ["--key <KEY>: must be given"]);
+}
+
+#[test]
+fn a_wrong_argument_without_a_flag_hides_no_other_fault_and_is_not_missed() {
+    let args = ["demo", "get", "newest", "--limit", "many"].map(OsString::from).to_vec();
+    let Err(Ending::Wrong(told)) = read::<Commands>(args) else { panic!("no faults") };
+    assert_eq!(told.len(), 2, "{told:#?}");
+    assert!(told[0].starts_with("<REVISION>: \"newest\"") && told[1].starts_with("--limit: \"many\""), "{told:#?}");
 }
 
 #[test]
