@@ -18,13 +18,16 @@ use ntonix_runtime::{
     settings as runtime_settings, tasks, telemetry, tls,
 };
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::settings::{Command, NtonixArgs};
 
 const PROGRAM: &str = "ntonix";
 /// The push from the plane to the worker beside it takes milliseconds.
 const NEWEST_WITHIN: Duration = Duration::from_secs(1);
+/// How long the banner waits for a model that it can name, and how often it looks.
+const MODELS_WITHIN: Duration = Duration::from_millis(500);
+const MODELS_EVERY: Duration = Duration::from_millis(20);
 
 fn main() -> ExitCode {
     let args = match runtime_settings::parse::<NtonixArgs>(std::env::args_os()) {
@@ -101,6 +104,13 @@ async fn serves(worker: &Worker, revision: u64) {
     // What the worker has kept from its last run is older, and must not be what the banner tells of.
     let _ = timeout(NEWEST_WITHIN, worker.runs(revision)).await;
     worker.ready().await;
+    // Backends behind a glob are asked for their models right away; without an answer the banner says so.
+    let models = async {
+        while worker.models().is_empty() {
+            sleep(MODELS_EVERY).await;
+        }
+    };
+    let _ = timeout(MODELS_WITHIN, models).await;
 }
 
 /// The worker follows the control plane beside it as it would follow any other.

@@ -77,3 +77,29 @@ fn loopback_address(url: &str) -> Option<SocketAddr> {
     let address = SocketAddr::new(url.host.parse().ok()?, url.port);
     address.ip().is_loopback().then_some(address)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use ntonix_config::validate;
+
+    use super::*;
+
+    #[test]
+    fn every_example_is_valid_and_its_demo_backends_can_be_started() {
+        let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let examples = fs::read_dir(deploy.join("examples")).unwrap().map(|entry| entry.unwrap().path());
+        let files: Vec<_> = examples.chain([deploy.join("compose/ntonix.yaml")]).collect();
+        assert!(files.len() >= 5, "{files:?}");
+        for file in files {
+            let source = Source::read(&fs::read_to_string(&file).unwrap(), &deploy).unwrap();
+            let config = validate(&source.draft).unwrap_or_else(|faults| panic!("{}:\n{faults}", file.display()));
+            assert!(config.warnings().is_empty(), "{}: {:?}", file.display(), config.warnings());
+            let backends = source.draft.pools.iter().flat_map(|pool| &pool.backends);
+            for demo in backends.filter(|backend| backend.name.starts_with(demo::NAME_PREFIX)) {
+                assert!(loopback_address(&demo.url).is_some(), "{}: {}", file.display(), demo.url);
+            }
+        }
+    }
+}
