@@ -27,3 +27,4 @@ mod settings;
 mod golden;
 mod robustness;
 mod architecture;
+mod ctl;
