@@ -24,7 +24,7 @@ use ntonix_runtime::{backoff::Backoff, chain::Chain};
 use tokio::{
     sync::mpsc,
     task::spawn_blocking,
-    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Uri};
@@ -150,10 +150,12 @@ impl Follower {
         let mut client = SyncServiceClient::new(channel).max_decoding_message_size(FRAME_MOST);
         let (outbox, frames) = mpsc::channel(OUTBOX);
         send(&outbox, Frame::Hello(self.hello(session)))?;
-        let opened = client.sync(ReceiverStream::new(frames)).await.map_err(Box::new)?;
+        // A control plane that takes the connection and says nothing is no control plane.
+        let opened = timeout(WELCOME_WITHIN, client.sync(ReceiverStream::new(frames))).await;
+        let opened = opened.map_err(|_| Ended::Silent(WELCOME_WITHIN))?.map_err(Box::new)?;
         let mut inbox = opened.into_inner();
 
-        let first = tokio::time::timeout(WELCOME_WITHIN, inbox.message()).await;
+        let first = timeout(WELCOME_WITHIN, inbox.message()).await;
         let first = first.map_err(|_| Ended::Silent(WELCOME_WITHIN))?.map_err(Box::new)?.ok_or(Ended::Closed)?;
         let heartbeat = match session.take(first) {
             Action::Welcome { heartbeat, up_to_date } => {
