@@ -91,7 +91,8 @@ pub(crate) async fn ask(
                 let mut carrier = Http1Carrier { link: http1, home: Arc::clone(connector) };
                 match carrier.send(request(http::Version::HTTP_11)).await {
                     Ok(response) => return Ok(answer(response, Carrier::Http1(carrier))),
-                    // It was closed while it lay on the shelf, and the backend saw nothing of this request.
+                    // It was closed while it lay on the shelf. Nothing of an answer has come; whether the backend saw
+                    // the request cannot be known, as little as with any attempt that is lost before its first event.
                     Err(error) if reused && was_closed(&error) => link = connector.fresh(connect_within).await?,
                     Err(error) => return Err(error.into()),
                 }
