@@ -16,7 +16,7 @@ use super::breaker::{Breaker, Phase};
 pub(crate) struct Load {
     in_flight: AtomicUsize,
     condition: AtomicU8,
-    /// A revision took it out: streams finish, nothing new begins.
+    /// A revision took it out: only exchanges that began before still reach it.
     draining: AtomicBool,
     breaker: Mutex<Breaker>,
     /// The models that it said it has; `None` until it said so.
@@ -76,10 +76,12 @@ impl Load {
         if self.draining.load(Ordering::Relaxed) {
             return Condition::Draining;
         }
-        match self.condition.load(Ordering::Relaxed) {
-            0 => Condition::Healthy,
-            _ => Condition::Unhealthy,
-        }
+        if self.is_well() { Condition::Healthy } else { Condition::Unhealthy }
+    }
+
+    /// Do its health checks pass, or was it not checked yet?
+    fn is_well(&self) -> bool {
+        self.condition.load(Ordering::Relaxed) == 0
     }
 
     /// How it stands, breaker included, as the metrics call it.
@@ -118,7 +120,9 @@ impl Load {
 
     /// The share of its weight that it may be given now: 0 when it takes no traffic.
     pub(crate) fn share(&self, now: Instant, settings: &BreakerSettings) -> f64 {
-        if self.condition() != Condition::Healthy {
+        // That it drains is no reason against it: no pool of the newest revision has it, so whoever asks began under an
+        // older one, and goes on under that.
+        if !self.is_well() {
             return 0.0;
         }
         let breaker = self.breaker();

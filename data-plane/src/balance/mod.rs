@@ -71,7 +71,7 @@ pub(crate) struct Picked {
 pub(crate) enum Nobody {
     /// Every one that is left was tried already.
     Tried,
-    /// Every one is unhealthy, open, draining or has weight 0.
+    /// Every one is unhealthy, open or has weight 0.
     Down,
     /// Every one that is up has as many streams as it may have.
     Full,

@@ -1,7 +1,7 @@
 //! A change and its way to the workers.
 
 use ntonix_proto::sync::v1::sync_response::Frame;
-use ntonix_tests::client::{Ask, Connection};
+use ntonix_tests::client::{Ask, CHAT, Connection, RawConnection};
 use ntonix_tests::cluster::Cluster;
 use ntonix_tests::mock_llm::{Gate, MODEL, MockLlm, Script};
 use ntonix_tests::wait::eventually;
@@ -131,6 +131,31 @@ async fn an_apply_that_removes_a_backend_lets_its_streams_finish() {
     let transcript = stream.rest().await.unwrap();
     assert!(transcript.is_done() && transcript.content() == "t0 t1 t2 t3 ", "{}", transcript.text());
     assert_eq!(old.counts().cut, 0);
+}
+
+#[tokio::test]
+async fn a_request_that_began_under_the_old_revision_is_answered_under_it() {
+    let (old, new) = (MockLlm::start().unwrap(), MockLlm::start().unwrap());
+    let cluster = Cluster::start().await.unwrap();
+    let worker = cluster.worker("w1").await.unwrap();
+    cluster.apply(&to(&old)).await.unwrap();
+    let mut client = RawConnection::open(worker.address()).await.unwrap();
+    let body = format!("{{\"model\":\"{MODEL}\",\"messages\":[]}}");
+    let head = format!(
+        "POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nexpect: 100-continue\r\n\
+         content-length: {}\r\n\r\n",
+        body.len()
+    );
+    client.send(head).await.unwrap();
+    // It has begun: the worker waits for its body.
+    client.read_until("HTTP/1.1 100 Continue\r\n\r\n").await.unwrap();
+
+    cluster.apply(&to(&new).replace("gpu-0", "gpu-9")).await.unwrap();
+    assert_serves(&worker).await;
+    client.send(body).await.unwrap();
+    let head = client.read_until("\r\n\r\n").await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert_eq!((asked(&old), asked(&new)), (1, 1));
 }
 
 #[tokio::test]
