@@ -28,3 +28,5 @@ mod golden;
 mod robustness;
 mod architecture;
 mod ctl;
+mod all_in_one;
+mod secured;

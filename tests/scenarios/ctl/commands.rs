@@ -1,7 +1,9 @@
 //! The commands of the first page, word for word.
 
-use ntonix_tests::cluster::Cluster;
+use ntonix_tests::certs::Authority;
+use ntonix_tests::cluster::{Cluster, Port, WorkerProcess};
 use ntonix_tests::terminal::Terminal;
+use ntonix_tests::wait::eventually;
 use rustix::process::Signal;
 
 use super::{EXAMPLES, demo_backends, put_examples, typed};
@@ -95,7 +97,7 @@ async fn a_key_is_made_shown_once_and_good_for_a_chat_in_every_form() {
         cluster.terminal().set("NTONIX_KEY", key);
         let chat = async || cluster.ctl("chat --model demo \"hello\"").await.unwrap().exited(0);
         // A new key takes a moment to reach the worker.
-        ntonix_tests::wait::eventually("the key is taken", async || chat().await.is_ok()).await.unwrap();
+        eventually("the key is taken", async || chat().await.is_ok()).await.unwrap();
         assert!(chat().await.unwrap().output.starts_with(ANSWER));
     }
     let told = typed(&mut cluster, "ntonixctl chat --model demo-latest --ws \"hello\"").await;
@@ -125,9 +127,35 @@ async fn every_example_is_valid_and_needs_no_server_to_be_checked() {
 }
 
 #[tokio::test]
+async fn every_example_is_loaded_by_a_worker() {
+    let terminal = Terminal::new().unwrap();
+    let authority = Authority::new().unwrap();
+    let key = terminal.save("hosted-key", "sk-hosted\n").unwrap();
+    let files = [
+        ("/etc/ntonix/backends-ca.pem", authority.file().display().to_string()),
+        ("/etc/ntonix/hosted-key", key.display().to_string()),
+    ];
+    put_examples(&terminal, &files);
+    for name in EXAMPLES {
+        let file = terminal.folder().join(format!("deploy/examples/{name}.yaml"));
+        let state = terminal.folder().join(name);
+        let flags = [
+            format!("--config={}", file.display()),
+            format!("--state-dir={}", state.display()),
+            "--listen=127.0.0.1:0".to_owned(),
+            "--ops=127.0.0.1:0".to_owned(),
+            "--log-format=json".to_owned(),
+        ];
+        let worker = WorkerProcess::start(&flags, &[("LLAMA_API_KEY", "sk-llama")]).await.unwrap();
+        let (status, text) = worker.page("/readyz").await.unwrap();
+        assert!(status == 200 && text.contains("config_source=file\n"), "{name}: {text}");
+    }
+}
+
+#[tokio::test]
 async fn without_a_control_plane_a_command_says_where_it_looked() {
     let terminal = Terminal::new().unwrap();
-    let nobody = ntonix_tests::cluster::Port::reserve().unwrap();
+    let nobody = Port::reserve().unwrap();
     let line = format!("ntonixctl --server http://{} workers", nobody.address());
     let told = terminal.run(&line).await.unwrap().failed(1).unwrap();
     assert!(told.starts_with(&format!("ntonixctl: http://{}/ cannot be reached: ", nobody.address())), "{told}");
