@@ -36,6 +36,9 @@ struct Places {
 #[derive(Debug)]
 pub(crate) struct Place(Option<Arc<Admission>>);
 
+/// One who waits, as the metrics count it; over when this is dropped.
+struct Queued<'a>(&'a Metrics);
+
 /// See [`layer`].
 #[derive(Clone, Debug)]
 pub(crate) struct Admit<S> {
@@ -73,10 +76,9 @@ impl Admission {
             places.waiting.push_back(sender);
             receiver
         };
-        self.metrics.queued.inc();
-        let waited = timeout(limits.queue_wait, waiting).await;
-        self.metrics.queued.dec();
-        match waited {
+        // Given back also when the client leaves the queue and this future is dropped.
+        let _queued = Queued::new(&self.metrics);
+        match timeout(limits.queue_wait, waiting).await {
             Ok(Ok(place)) => Ok(place),
             _ => Err(full(limits)),
         }
@@ -100,6 +102,21 @@ impl Admission {
 fn full(limits: &Limits) -> Refusal {
     let public = format!("this gateway has {} exchanges in flight, which is its limit", limits.streams);
     Refusal::new(Kind::Overloaded, public).retry_after(Duration::from_secs(1))
+}
+
+// === impl Queued ===
+
+impl<'a> Queued<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        metrics.queued.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.0.queued.dec();
+    }
 }
 
 // === impl Place ===
@@ -199,5 +216,16 @@ mod tests {
         drop(place);
         drop(patient.await.unwrap());
         assert_eq!(admission.lock().taken, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_who_left_the_queue_is_not_counted_as_waiting() {
+        let (admission, limits) = (admission(), limits(1, 1));
+        let _place = admission.place(&limits).await.unwrap();
+        let mut gone = Box::pin(admission.place(&limits));
+        assert!(futures_util::poll!(&mut gone).is_pending());
+        assert_eq!(admission.metrics.queued.get(), 1);
+        drop(gone);
+        assert_eq!(admission.metrics.queued.get(), 0);
     }
 }
