@@ -120,8 +120,9 @@ impl<T> Guarded<T> {
             // RFC 9113 §3.4: an HTTP/2 connection begins with "PRI * HTTP/2.0".
             self.frames = first.starts_with(b"PRI ");
         }
-        // The head has one time for all of its bytes; idle time ends with its first.
-        if !self.began || self.frames {
+        // The head has one time for all of its bytes; idle time ends with its first. With frames it is idle time that runs
+        // from there: the answers to our own pings must not put it off for ever.
+        if !self.began {
             self.reading.stop();
         }
         self.began = true;
@@ -190,7 +191,15 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+        let this = self.get_mut();
+        match Pin::new(&mut this.inner).poll_flush(cx) {
+            // TLS has taken the bytes already; that they do not leave shows only here.
+            Poll::Pending => this.poll_stalled(cx).map_ok(drop),
+            flushed => {
+                this.writing.stop();
+                flushed
+            }
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -247,5 +256,40 @@ mod tests {
         let start = Instant::now();
         let error = guarded.write_all(&[0; 64]).await.unwrap_err();
         assert_eq!((error.kind(), start.elapsed()), (io::ErrorKind::TimedOut, STALL_AT_MOST));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_stops_reading_is_let_go_also_with_its_last_bytes_in_a_buffer_of_tls() {
+        let (near, _far) = duplex(16);
+        // Takes all that it is given, as rustls does, and gets rid of it with the flush.
+        let mut guarded = Guarded::new(tokio::io::BufWriter::new(near), Arc::default());
+        guarded.write_all(&[0; 64]).await.unwrap();
+        let start = Instant::now();
+        let flushed = tokio::time::timeout(2 * STALL_AT_MOST, guarded.flush()).await;
+        let error = flushed.expect("it ends by itself").unwrap_err();
+        assert_eq!((error.kind(), start.elapsed()), (io::ErrorKind::TimedOut, STALL_AT_MOST));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_to_our_pings_do_not_keep_a_connection_without_requests() {
+        let (near, mut far) = duplex(64);
+        let mut guarded = Guarded::new(near, Arc::default());
+        far.write_all(b"PRI * HTTP/2.0").await.unwrap();
+        let start = Instant::now();
+        let acknowledging = async {
+            while far.write_all(b"ack").await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(20)).await;
+            }
+        };
+        let reading = async {
+            let mut bytes = [0; 64];
+            while guarded.read(&mut bytes).await.is_ok() {}
+        };
+        tokio::select! {
+            () = acknowledging => panic!("nobody stopped it"),
+            () = reading => {}
+            () = tokio::time::sleep(4 * IDLE_AT_MOST) => panic!("it stays for ever"),
+        }
+        assert_eq!(start.elapsed(), IDLE_AT_MOST);
     }
 }
