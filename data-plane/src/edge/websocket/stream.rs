@@ -20,7 +20,8 @@ use crate::{
     refusal::{Kind, Refusal},
 };
 
-/// What a relay passes on in one piece is at most an event of the largest size.
+/// What a relay passes on in one piece is at most an event of the largest size. A body in one piece has the same limit:
+/// it leaves in one frame.
 const EVENT_MOST: usize = 16 * 1024 * 1024;
 
 /// What the stack is about to answer.
@@ -95,9 +96,15 @@ impl Stream {
                     None => Turn::Done(body.usage()),
                 },
                 State::Whole(body, status, gathered) => match ready!(body.poll_next(cx)) {
-                    Some(Ok(bytes)) => {
+                    Some(Ok(bytes)) if gathered.len() + bytes.len() <= EVENT_MOST => {
                         gathered.extend_from_slice(&bytes);
                         continue;
+                    }
+                    Some(Ok(_)) => {
+                        let public = "the backend's answer is too large for a frame: ask for it over HTTP";
+                        let refusal = Refusal::new(Kind::UpstreamProtocol, public);
+                        body.abort(&refusal);
+                        Turn::Failed(refusal)
                     }
                     Some(Err(refusal)) => Turn::Failed(refusal),
                     None => match whole(*status, gathered) {
@@ -182,5 +189,24 @@ fn whole(status: StatusCode, body: &[u8]) -> Result<Box<RawValue>, Refusal> {
 impl std::fmt::Debug for Stream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Stream").field("request_id", &self.request_id).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::ready;
+    use http::HeaderMap;
+
+    use super::*;
+
+    #[test]
+    fn a_body_in_one_piece_that_no_frame_can_carry_fails_its_stream_alone() {
+        let body = Bytes::from(format!("\"{}\"", "a".repeat(EVENT_MOST)));
+        let answer = ready(Ok(Reply::full(StatusCode::OK, HeaderMap::new(), body))).boxed();
+        let mut stream = Stream::new("r".into(), false, answer);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(matches!(stream.poll_look(&mut cx), Poll::Ready(Some(Turn::Open(StatusCode::OK)))));
+        let Poll::Ready(Some(Turn::Failed(refusal))) = stream.poll_look(&mut cx) else { panic!("it went on") };
+        assert!(refusal.public().contains("too large"), "{refusal}");
     }
 }
