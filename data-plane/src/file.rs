@@ -30,20 +30,24 @@ pub enum FileFault {
 pub(crate) fn take(cell: &Cell, path: &Path) -> Result<Arc<Live>, FileFault> {
     let name = path.display().to_string();
     let text = fs::read_to_string(path).map_err(|error| FileFault::Read(name.clone(), error))?;
-    let config = parse(&text, path).map_err(|faults| FileFault::Faults(name.clone(), faults))?;
+    let refused = |faults| FileFault::Faults(name.clone(), faults);
+    let (source, config) = parse(&text, path).map_err(refused)?;
     let origin = Origin { snapshot: None, source: OriginSource::File, taken: SystemTime::now() };
-    let prepared = cell.prepare(&config, origin).map_err(|faults| FileFault::Faults(name, faults))?;
+    let prepared = cell.prepare(&config, origin).map_err(|faults| refused(source.locate(faults)))?;
     for warning in config.warnings() {
         tracing::warn!(path = warning.path, reason = warning.reason, "Probably not meant");
     }
     Ok(cell.swap(prepared))
 }
 
-fn parse(text: &str, path: &Path) -> Result<Config, Faults> {
+fn parse(text: &str, path: &Path) -> Result<(Source, Config), Faults> {
     let base = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let base = fs::canonicalize(base).unwrap_or_else(|_| base.to_owned());
     let source = Source::read(text, &base)?;
-    validate(&source.draft).map_err(|faults| source.locate(faults))
+    match validate(&source.draft) {
+        Ok(config) => Ok((source, config)),
+        Err(faults) => Err(source.locate(faults)),
+    }
 }
 
 /// Takes the file again whenever it changes, for as long as it is polled.

@@ -49,7 +49,7 @@ async fn a_file_that_cannot_be_read_as_a_configuration_is_refused_line_by_line()
     terminal.save("bad.yaml", WRONG).unwrap();
     let told = terminal.run("ntonixctl validate -f bad.yaml").await.unwrap().failed(1).unwrap();
     assert_told(&told, "bad.yaml:5: pools[0].backends[1].wieght: ", &["unknown field", "did you mean \"weight\"?"]);
-    assert_told(&told, "bad.yaml:6: pools[0].health.every: ", &[]);
+    assert_told(&told, "bad.yaml:6: pools[0].health.every: ", &["-5s"]);
 
     for (name, text, wanted) in [
         ("empty", "pools: [", "nonsense.yaml:"),
@@ -96,6 +96,11 @@ async fn a_secret_file_that_is_not_there_is_named_by_the_worker_and_by_its_path(
     let wanted = format!("  w1 refuses it\n    secrets[0].from: cannot read {}: ", secret.display());
     assert!(told.output.contains(&wanted), "{}", told.output);
     assert!(told.complaints.contains("is refused by w1"), "{}", told.complaints);
+
+    // A worker that reads the file itself knows the line, too.
+    let line = "ntonix-data-plane --config secret.yaml --listen 127.0.0.1:0 --ops 127.0.0.1:0 --state-dir alone";
+    let told = cluster.terminal().run(line).await.unwrap().failed(2).unwrap();
+    assert!(told.contains("secrets[0].from (line 3): cannot read "), "{told}");
 }
 
 #[tokio::test]
