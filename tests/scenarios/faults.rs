@@ -87,6 +87,19 @@ async fn an_error_of_the_backend_passes_with_its_status_body_and_retry_after() {
 }
 
 #[tokio::test]
+async fn what_a_client_asked_wrongly_is_no_failure_of_the_backend_whatever_form_the_answer_has() {
+    // vLLM says so of an operation that its model does not have, nginx of a body that is too large for it.
+    let stage = Stage::with("breaker: { failures: 2 }", "retries: 2", "").await;
+    let mut connection = stage.connect().await;
+    let answers = [(404, "application/json", r#"{"detail":"Not Found"}"#), (413, "text/html", "<h1>too large</h1>")];
+    for (status, media_type, body) in answers.into_iter().cycle().take(6) {
+        stage.mock.next(reply(status, media_type, body));
+        assert_refused(&connection.ask(Ask::chat()).await.unwrap(), status, "upstream_error");
+    }
+    assert_fine(&connection.ask(Ask::chat()).await.unwrap());
+}
+
+#[tokio::test]
 async fn errors_in_other_forms_are_told_in_the_form_of_the_api() {
     let stage = stage().await;
     let mut connection = stage.connect().await;

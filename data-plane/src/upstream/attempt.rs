@@ -126,9 +126,16 @@ impl Attempt<'_> {
             return Err(Refusal::new(Kind::UpstreamProtocol, public));
         }
         let (body, _) = gather(&mut answer.body, ERROR_MOST).await?;
-        let Some(error) = reply::backend_error(&body) else {
-            let public = format!("the backend answered {} with something that is no error in JSON", status.as_u16());
-            return Err(Refusal::new(Kind::UpstreamProtocol, public));
+        let error = match reply::backend_error(&body) {
+            Some(error) => error,
+            // Whatever its form, it blames the request: to count it against the backend would let one client take a
+            // backend from all others.
+            None if status.is_client_error() => without_words(status),
+            None => {
+                let public =
+                    format!("the backend answered {} with something that is no error in JSON", status.as_u16());
+                return Err(Refusal::new(Kind::UpstreamProtocol, public));
+            }
         };
         let mut seen = headers::downstream(&answer.headers);
         seen.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -219,6 +226,13 @@ fn openai_form(body: Bytes, error: &BackendError, id: &str) -> Bytes {
     let kind = error.kind.as_deref().unwrap_or("server_error");
     let code = error.code.as_deref().unwrap_or("upstream_error");
     openai::error_body(&error.message, kind, code, None, id, false)
+}
+
+/// A refusal of the request whose body says nothing that can be read.
+fn without_words(status: StatusCode) -> BackendError {
+    let kind = if status == StatusCode::TOO_MANY_REQUESTS { "rate_limit_error" } else { "invalid_request_error" };
+    let message = format!("the backend answered {}", status.as_u16());
+    BackendError { message, kind: Some(kind.to_owned()), code: None }
 }
 
 /// A 200 without a stream where one was asked for: an error in JSON, or nonsense.
