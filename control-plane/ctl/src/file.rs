@@ -35,6 +35,8 @@ impl File {
     }
 
     fn parse(name: &str, text: &str, base: &Path) -> anyhow::Result<Self> {
+        // A pipe whose first command failed says nothing; that must not delete everything.
+        anyhow::ensure!(!text.trim().is_empty(), "{name} is empty; to configure nothing, write \"pools: []\"");
         match Source::read(text, base) {
             Ok(source) => Ok(Self { name: name.to_owned(), source }),
             Err(faults) => Err(anyhow!("{} in {name}\n{}", count(&faults), lines(name, faults))),
@@ -107,6 +109,13 @@ mod tests {
     fn a_file_that_is_not_there_is_named() {
         let error = File::read(Path::new("no/such/file.yaml")).unwrap_err();
         assert!(format!("{error:#}").starts_with("no/such/file.yaml: "));
+    }
+
+    #[test]
+    fn an_empty_file_is_no_configuration() {
+        let error = File::from_text("x.yaml", " \n").unwrap_err().to_string();
+        assert!(error.starts_with("x.yaml is empty"), "{error}");
+        assert!(File::from_text("x.yaml", "pools: []").is_ok());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ntonix_config::Source;
+use ntonix_config::{Fault, Faults, Source};
 use ntonix_runtime::reload::{FileWatch, Hangups};
 
 use super::{Change, Ledger, What};
@@ -13,12 +13,12 @@ use crate::refusal::Refusal;
 #[derive(Debug, thiserror::Error)]
 pub enum FileFault {
     /// It cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}: {cause}", path.display())]
     Read {
         /// Which file.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// It was read and refused; every fault is named, one on a line.
     #[error("{} is refused:\n{refusal}", path.display())]
@@ -62,9 +62,9 @@ impl Owner {
     /// When it cannot be read, or the ledger refuses it.
     pub async fn apply(&self) -> Result<(), FileFault> {
         let path = || self.path.clone();
-        let text = std::fs::read_to_string(&self.path).map_err(|source| FileFault::Read { path: path(), source })?;
+        let text = std::fs::read_to_string(&self.path).map_err(|cause| FileFault::Read { path: path(), cause })?;
         let refused = |refusal| FileFault::Refused { path: path(), refusal };
-        let source = Source::read(&text, &folder(&self.path)).map_err(|faults| refused(faults.into()))?;
+        let source = read(&text, &folder(&self.path)).map_err(|faults| refused(faults.into()))?;
         let change = Change {
             what: What::Draft(source.draft.clone()),
             author: "local".to_owned(),
@@ -109,6 +109,17 @@ fn tell(fault: &FileFault) {
         }
     } else {
         tracing::error!(error = %fault, "The file was not applied, the revision before stays");
+    }
+}
+
+/// Reads the text of a file that owns a configuration.
+fn read(text: &str, folder: &Path) -> Result<Source, Faults> {
+    // Some editors cut a file before they write it, and a full disk leaves it cut. That must not open a gateway to all.
+    let is_cut = text.trim().is_empty();
+    let fault = is_cut.then(|| Fault::new("", "the file is empty; to configure nothing, write \"pools: []\""));
+    match Faults::new(fault.into_iter().collect()) {
+        Some(faults) => Err(faults),
+        None => Source::read(text, folder),
     }
 }
 
