@@ -51,17 +51,17 @@ pub struct TlsFiles {
 pub struct ControlPlaneArgs {
     #[command(flatten)]
     doors: DoorArgs,
-    /// Where to serve probes and metrics
+    /// Address for probes and metrics; port 0 takes a free one
     #[arg(long, env = "NTONIX_OPS", value_name = "ADDRESS", default_value = "127.0.0.1:9070")]
     ops: SocketAddr,
-    /// Where to keep the store [default: $XDG_STATE_HOME/ntonix]
-    #[arg(long, env = "NTONIX_STATE_DIR", value_name = "DIRECTORY")]
-    state_dir: Option<PathBuf>,
-    /// A file that owns the configuration: applied at start, on SIGHUP and when it is saved
+    /// Directory for the revisions and the keys
+    #[arg(long, env = "NTONIX_STATE_DIR", value_name = "DIR", default_value_os_t = state_dir())]
+    state_dir: PathBuf,
+    /// A file that owns the configuration; it is applied again when it is saved, and on SIGHUP
     #[arg(long, env = "NTONIX_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// How long calls may go on after SIGTERM
-    #[arg(long, env = "NTONIX_DRAIN", value_name = "TIME", default_value = "120s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "NTONIX_DRAIN", value_name = "DURATION", default_value = "120s", value_parser = humantime::parse_duration)]
     pub drain: Duration,
     /// About logging
     #[command(flatten)]
@@ -71,28 +71,28 @@ pub struct ControlPlaneArgs {
 /// The flags about the two gRPC listeners, for every program that has a control plane in it.
 #[derive(Clone, Debug, Args)]
 pub struct DoorArgs {
-    /// Where to serve operators: gRPC, gRPC-web, health and reflection
+    /// Address for operators: gRPC, gRPC-web, health and reflection; port 0 takes a free one
     #[arg(long, env = "NTONIX_ADMIN", value_name = "ADDRESS", default_value = "127.0.0.1:7070")]
     pub admin: SocketAddr,
-    /// Certificate for operators
+    /// Certificate chain that operators are shown, PEM
     #[arg(long, env = "NTONIX_ADMIN_CERT", value_name = "FILE")]
     pub admin_cert: Option<PathBuf>,
-    /// Key of that certificate
+    /// Private key of --admin-cert, PEM
     #[arg(long, env = "NTONIX_ADMIN_KEY", value_name = "FILE")]
     pub admin_key: Option<PathBuf>,
-    /// Authority of the operators' own certificates
+    /// Authority of the operators' own certificates, PEM
     #[arg(long, env = "NTONIX_ADMIN_CA", value_name = "FILE")]
     pub admin_ca: Option<PathBuf>,
-    /// Where to serve workers
+    /// Address for workers, gRPC; port 0 takes a free one
     #[arg(long, env = "NTONIX_SYNC", value_name = "ADDRESS", default_value = "127.0.0.1:7071")]
     pub sync: SocketAddr,
-    /// Certificate for workers
+    /// Certificate chain that workers are shown, PEM
     #[arg(long, env = "NTONIX_SYNC_CERT", value_name = "FILE")]
     pub sync_cert: Option<PathBuf>,
-    /// Key of that certificate
+    /// Private key of --sync-cert, PEM
     #[arg(long, env = "NTONIX_SYNC_KEY", value_name = "FILE")]
     pub sync_key: Option<PathBuf>,
-    /// Authority of the workers' own certificates
+    /// Authority of the workers' own certificates, PEM
     #[arg(long, env = "NTONIX_SYNC_CA", value_name = "FILE")]
     pub sync_ca: Option<PathBuf>,
 }
@@ -156,8 +156,7 @@ impl TlsFiles {
 impl ControlPlaneArgs {
     /// What the flags mean; [`Settings::faults`] says whether it fits together.
     pub fn settings(&self) -> Settings {
-        let state_dir = self.state_dir.clone().unwrap_or_else(state_dir);
-        let mut settings = self.doors.settings(state_dir);
+        let mut settings = self.doors.settings(self.state_dir.clone());
         settings.ops = Some(self.ops);
         settings.config.clone_from(&self.config);
         settings

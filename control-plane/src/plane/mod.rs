@@ -91,7 +91,7 @@ impl ControlPlane {
     pub async fn start(settings: Settings) -> anyhow::Result<Self> {
         let faults = settings.faults();
         anyhow::ensure!(faults.is_empty(), "{}", faults.join("; "));
-        let store = Sqlite::open(&settings.state_dir, settings.revisions_kept).context("cannot open the store")?;
+        let store = Sqlite::open(&settings.state_dir, settings.revisions_kept)?;
         Self::start_with(settings, Arc::new(store)).await
     }
 

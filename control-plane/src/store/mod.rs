@@ -156,7 +156,7 @@ pub enum StoreFault {
     #[error("the store is broken: {0}")]
     Broken(String),
     /// It cannot answer now.
-    #[error("the store is away: {0}")]
+    #[error("the store is not available: {0}")]
     Unavailable(String),
 }
 

@@ -44,7 +44,7 @@ impl Sqlite {
         let lock = File::create(directory.join(LOCK)).map_err(away)?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => {
-                StoreFault::Unavailable(format!("another control plane uses {}", directory.display()))
+                StoreFault::Unavailable(format!("another control plane uses {} (--state-dir)", directory.display()))
             }
             TryLockError::Error(error) => away(error),
         })?;
