@@ -10,6 +10,11 @@ use tonic_types::StatusExt;
 
 use crate::file::File;
 
+/// How the gRPC library ends its message about an answer that is plain HTTP.
+const NOT_GRPC: &str = "while receiving response with status:";
+const NOT_FOR_OPERATORS: &str =
+    "what answers at --server is not the operators' port of a control plane, which is 7070 by default";
+
 /// Says why a call failed: for a bad configuration every fault, with the line when the file is at hand.
 pub(crate) fn explain(status: &Status, file: Option<&File>) -> anyhow::Error {
     if let Some(request) = status.get_details_bad_request() {
@@ -31,6 +36,9 @@ pub(crate) fn explain(status: &Status, file: Option<&File>) -> anyhow::Error {
     }
     match (status.code(), status.message()) {
         (Code::Unavailable, message) => anyhow!("the control plane is not available: {message}"),
+        // A worker's traffic port answers in plain HTTP, the port for workers has other services.
+        (Code::Unimplemented, "") => anyhow!("{NOT_FOR_OPERATORS}"),
+        (_, message) if message.contains(NOT_GRPC) => anyhow!("{NOT_FOR_OPERATORS}"),
         (code, "") => anyhow!("{code}"),
         (_, message) => anyhow!("{message}"),
     }
@@ -72,6 +80,14 @@ mod tests {
         let details = ErrorDetails::with_error_info("REVISION_CONFLICT", "ntonix", metadata);
         let status = Status::with_error_details(Code::Aborted, "conflict", details);
         assert!(explain(&status, None).to_string().contains("the newest revision is 7"));
+    }
+
+    #[test]
+    fn a_port_that_is_not_for_operators_is_told_as_such() {
+        let gateway = Status::internal(format!("protocol error: strange flag {NOT_GRPC} 404 Not Found"));
+        for status in [gateway, Status::unimplemented("")] {
+            assert_eq!(explain(&status, None).to_string(), NOT_FOR_OPERATORS);
+        }
     }
 
     #[test]

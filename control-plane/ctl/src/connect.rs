@@ -59,7 +59,7 @@ pub(crate) fn parse_url(text: &str) -> Result<Uri, String> {
     let uri: Uri = text.parse().map_err(|_| "not a URL".to_owned())?;
     match (uri.scheme_str(), uri.host()) {
         (Some("http" | "https"), Some(host)) if !host.is_empty() => Ok(uri),
-        _ => Err("must be as in http://127.0.0.1:7070 or https://example.com:7070".to_owned()),
+        _ => Err("must begin with http:// or https:// and name a host".to_owned()),
     }
 }
 

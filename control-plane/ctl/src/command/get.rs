@@ -22,7 +22,8 @@ use crate::{
   ntonixctl get pool demo -o yaml
   ntonixctl get limits --revision 3
 
-`get keys` shows the keys of the configuration; those made with `key create` are in `key list`.")]
+`get keys` shows the keys of the configuration; those made with `key create` are in `key list`.
+In a table, what is not configured is a dash: it has its default, if there is one.")]
 pub(crate) struct Args {
     /// What to show; the singular is understood too
     #[arg(value_enum)]

@@ -34,11 +34,15 @@ pub(crate) struct Args {
 impl Args {
     pub(super) async fn run(&self, server: &Server, out: &mut dyn Write) -> anyhow::Result<()> {
         let mut after = self.after;
+        let mut is_away = false;
         let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX, fastrand::u64(..));
         loop {
             let status = match Watching::open(server, after).await {
                 Ok(watching) => {
                     backoff.reset();
+                    if std::mem::take(&mut is_away) {
+                        writeln!(out, "the control plane is back")?;
+                    }
                     watching.follow(&mut after, out).await?
                 }
                 Err(status) => status,
@@ -46,7 +50,9 @@ impl Args {
             if !is_passing(&status) {
                 return Err(explain(&status, None));
             }
-            writeln!(out, "the control plane is away; trying again")?;
+            if !std::mem::replace(&mut is_away, true) {
+                writeln!(out, "the control plane is away; trying again")?;
+            }
             sleep(backoff.next()).await;
         }
     }

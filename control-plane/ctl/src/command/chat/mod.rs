@@ -11,7 +11,7 @@ mod tests;
 use std::{cell::RefCell, io::Write};
 
 use ::http::Uri;
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use serde_json::{Value, json};
 
 use self::screen::Screen;
@@ -57,13 +57,23 @@ impl Args {
     pub(super) async fn run(&self, tls: &TlsArgs, out: &mut dyn Write) -> anyhow::Result<()> {
         let screen = RefCell::new(Screen::new(out, self.streams));
         let question = Question { args: self, tls };
-        let failures =
-            if self.ws { websocket::ask(&question, &screen).await? } else { http::ask(&question, &screen).await? };
+        let asked =
+            if self.ws { websocket::ask(&question, &screen).await } else { http::ask(&question, &screen).await };
+        let failures = asked.map_err(|error| self.advise(&format!("{error:#}")))?;
         match (failures.as_slice(), self.streams) {
             ([], _) => Ok(()),
-            ([failure], 1) => bail!("{failure}"),
-            (failures, streams) => bail!("{} of {streams} streams failed: {}", failures.len(), failures[0]),
+            ([failure], 1) => Err(self.advise(failure)),
+            (failures, streams) => {
+                let first = self.advise(&failures[0]);
+                bail!("{} of {streams} streams failed: {first}", failures.len())
+            }
         }
+    }
+
+    /// A failure, and what to do about it where that is plain.
+    fn advise(&self, failure: &str) -> anyhow::Error {
+        let needs_key = self.key.is_none() && failure.contains("no API key");
+        anyhow!("{failure}{}", if needs_key { "; here with --key or NTONIX_KEY" } else { "" })
     }
 }
 
