@@ -1,14 +1,30 @@
 //! What a person reads first: where to send traffic, where to manage it, and commands that work as printed.
 
-use std::{io::Write as _, net::SocketAddr, path::Path};
+use std::{
+    io::Write as _,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+};
 
 use ntonix_control_plane::ControlPlane;
 use ntonix_data_plane::Worker;
 
-/// Prints it to stdout. `config` is the file that owns the configuration, if one does.
-pub(crate) fn print(worker: &Worker, plane: &ControlPlane, ops: SocketAddr, config: Option<&Path>) {
+use crate::settings::NtonixArgs;
+
+/// Prints it to stdout.
+pub(crate) fn print(worker: &Worker, plane: &ControlPlane, ops: SocketAddr, args: &NtonixArgs) {
     let admin = plane.addresses().admin;
-    let text = addresses(worker, plane, ops) + &key(worker, admin, config) + &commands(worker, admin);
+    let client = worker.addresses().client;
+    let refuses_all = worker.is_open() && !client.ip().is_loopback() && !args.traffic.allow_anonymous;
+    let how = if refuses_all {
+        format!(
+            "Every request gets 401: there are no keys yet, and others than this machine may reach {client}.\n\
+             Configure keys, or start it with --allow-anonymous.\n\n"
+        )
+    } else {
+        key(worker, admin, args.config.as_deref()) + &commands(worker, admin)
+    };
+    let text = addresses(worker, plane, ops) + &how;
     // A closed stdout is the reader's choice.
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
@@ -48,7 +64,7 @@ fn key(worker: &Worker, admin: SocketAddr, config: Option<&Path>) -> String {
 }
 
 fn commands(worker: &Worker, admin: SocketAddr) -> String {
-    let client = worker.addresses().client;
+    let client = from_here(worker.addresses().client);
     // ntonixctl reads NTONIX_KEY itself.
     let key = if worker.is_open() { "" } else { " -H \"authorization: Bearer $NTONIX_KEY\"" };
     let Some(model) = worker.models().into_iter().next() else {
@@ -63,4 +79,26 @@ fn commands(worker: &Worker, admin: SocketAddr) -> String {
          \x20 cargo run --release -p ntonixctl -- chat --url http://{client} --model '{model}' \"hello\"\n\
          \x20 cargo run --release -p ntonixctl -- --server http://{admin} workers\n\n"
     )
+}
+
+/// Where this machine reaches a listener: one on every address is on loopback, too.
+fn from_here(listener: SocketAddr) -> SocketAddr {
+    let ip = match listener.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listener.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_on_every_address_is_called_on_loopback() {
+        for (listener, called) in [("0.0.0.0:1", "127.0.0.1:1"), ("[::]:1", "[::1]:1"), ("10.0.0.1:1", "10.0.0.1:1")] {
+            assert_eq!(from_here(listener.parse().unwrap()).to_string(), called);
+        }
+    }
 }

@@ -86,7 +86,7 @@ async fn run_planes(args: NtonixArgs, trigger: Trigger, drain: Drain) -> anyhow:
 
     // What ends first here is only a wait.
     tokio::select! {
-        () = serves(&worker, plane.revision()) => banner::print(&worker, &plane, ops, args.config.as_deref()),
+        () = serves(&worker, plane.revision()) => banner::print(&worker, &plane, ops, &args),
         () = drain.draining() => {}
     }
     let ended = tokio::select! {

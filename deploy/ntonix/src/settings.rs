@@ -73,5 +73,25 @@ impl NtonixArgs {
 }
 
 fn backend(url: &str) -> Result<String, String> {
-    BackendUrl::try_from(url).map(|_| url.to_owned()).map_err(|fault| fault.to_string())
+    BackendUrl::try_from(url).map_err(|fault| fault.to_string())?;
+    // The base URL as client libraries want it: every request would ask for /v1/v1.
+    if url.trim_end_matches('/').ends_with("/v1") {
+        return Err("leave out /v1 at the end, it is appended".to_owned());
+    }
+    Ok(url.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_base_url_of_a_client_library_is_no_backend() {
+        for url in ["http://127.0.0.1:8000/v1", "http://127.0.0.1:8000/v1/"] {
+            assert!(backend(url).unwrap_err().contains("leave out /v1"), "{url}");
+        }
+        for url in ["http://127.0.0.1:8000", "http://127.0.0.1:8000/llama"] {
+            assert_eq!(backend(url).unwrap(), url);
+        }
+    }
 }
