@@ -51,13 +51,22 @@ impl Breaker {
         }
     }
 
-    /// A request goes there. In an open breaker whose time is over it is the trial.
-    pub(crate) fn enter(&mut self, now: Instant) {
-        match self.state {
-            State::Open { until } if now >= until => self.state = State::HalfOpen { trial: true },
-            State::HalfOpen { .. } => self.state = State::HalfOpen { trial: true },
-            State::Closed { .. } | State::Open { .. } => {}
+    /// Does traffic flow? Otherwise only the trial says how the backend is.
+    pub(crate) fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed { .. })
+    }
+
+    /// A request goes there. In an open breaker whose time is over it is the trial. Returns whether it is.
+    pub(crate) fn enter(&mut self, now: Instant) -> bool {
+        let is_trial = match self.state {
+            State::Open { until } => now >= until,
+            State::HalfOpen { .. } => true,
+            State::Closed { .. } => false,
+        };
+        if is_trial {
+            self.state = State::HalfOpen { trial: true };
         }
+        is_trial
     }
 
     /// Its answer began. That decides a trial, but it says nothing yet of how the answer will end. Returns whether that

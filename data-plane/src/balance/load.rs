@@ -49,7 +49,8 @@ pub(crate) enum Verdict {
 #[derive(Debug)]
 pub(crate) struct LoadGuard {
     load: Arc<Load>,
-    judged: bool,
+    /// It is the breaker's trial, and nothing was learned by it yet.
+    trial: bool,
 }
 
 // === impl Load ===
@@ -141,9 +142,9 @@ impl Load {
             self.in_flight.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        breaker.enter(now);
+        let trial = breaker.enter(now);
         drop(breaker);
-        Some(LoadGuard { load: Arc::clone(self), judged: false })
+        Some(LoadGuard { load: Arc::clone(self), trial })
     }
 
     fn breaker(&self) -> std::sync::MutexGuard<'_, Breaker> {
@@ -158,8 +159,12 @@ impl LoadGuard {
     /// Tells the breaker how the attempt went: once for an answer that comes at once; when it begins and when it ends for
     /// a stream. Returns whether the breaker changed by it.
     pub(crate) fn judge(&mut self, verdict: Verdict, now: Instant, settings: &BreakerSettings) -> bool {
-        self.judged = true;
+        let trial = std::mem::take(&mut self.trial);
         let mut breaker = self.load.breaker();
+        // What began before the breaker opened says nothing of how the backend takes requests now.
+        if !trial && !breaker.is_closed() {
+            return false;
+        }
         match verdict {
             Verdict::Begun => breaker.begun(now),
             Verdict::Success => breaker.success(now),
@@ -170,7 +175,7 @@ impl LoadGuard {
 
 impl Drop for LoadGuard {
     fn drop(&mut self) {
-        if !self.judged {
+        if self.trial {
             self.load.breaker().forget();
         }
         self.load.in_flight.fetch_sub(1, Ordering::Relaxed);
@@ -192,5 +197,30 @@ mod tests {
         assert!(load.enter(Some(2), now).is_some());
         drop(second);
         assert_eq!(load.in_flight(), 0);
+    }
+
+    fn settings() -> BreakerSettings {
+        let text = "pools:\n  - name: p\n    backends: [{ name: b, url: 'http://127.0.0.1:1' }]\n    breaker: { failures: 1, open: 10s }\n";
+        let source = ntonix_config::Source::read(text, std::path::Path::new("/")).unwrap();
+        ntonix_config::validate(&source.draft).unwrap().pools[0].breaker.clone()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_from_before_the_breaker_opened_says_nothing_of_now() {
+        let (load, settings, now) = (Arc::new(Load::new()), settings(), Instant::now());
+        let mut old: Vec<_> = (0..4).map(|_| load.enter(None, now).unwrap()).collect();
+        assert!(load.enter(None, now).unwrap().judge(Verdict::Failure, now, &settings));
+        assert!(!old.remove(0).judge(Verdict::Success, now, &settings), "it began when all was well");
+        assert!(load.enter(None, now).is_none());
+
+        let later = now + settings.open;
+        let mut trial = load.enter(None, later).unwrap();
+        drop(old.remove(0));
+        assert!(load.enter(None, later).is_none(), "one trial, although another stream was left by its client");
+        assert!(!old.remove(0).judge(Verdict::Failure, later, &settings), "nor is it the trial that has failed");
+        assert!(!old.remove(0).judge(Verdict::Success, later, &settings), "nor the one that went well");
+        assert!(load.enter(None, later).is_none());
+        assert!(trial.judge(Verdict::Begun, later, &settings));
+        assert!(load.enter(None, later).is_some());
     }
 }
