@@ -112,6 +112,14 @@ async fn assert_alive(socket: &mut Socket) {
 }
 
 #[tokio::test]
+async fn a_body_above_the_limit_is_refused_as_over_http() {
+    let stage = Stage::with("", "", "limits: { body: 2KiB }").await;
+    let mut socket = open(&stage.worker).await;
+    assert_eq!(ask(&mut socket, json!({ "user": "x".repeat(2048) })).await.code(), "request_too_large");
+    assert_alive(&mut socket).await;
+}
+
+#[tokio::test]
 async fn a_hundred_streams_on_one_socket_each_get_their_own_answer() {
     let stage = Stage::new().await;
     let mut socket = open(&stage.worker).await;

@@ -102,9 +102,8 @@ fn check_headers(headers: &HeaderMap) -> Result<(), Refusal> {
 
 /// Reads a body of `most` bytes at most. One that comes in one piece is not copied.
 async fn read_body(mut body: Incoming, most: u64) -> Result<Bytes, Refusal> {
-    let too_large = || Refusal::new(Kind::RequestTooLarge, format!("the request body is larger than {most} bytes"));
     if body.size_hint().lower() > most {
-        return Err(too_large());
+        return Err(too_large(most));
     }
     let mut whole: Option<Bytes> = None;
     let mut joined = BytesMut::new();
@@ -122,10 +121,15 @@ async fn read_body(mut body: Incoming, most: u64) -> Result<Bytes, Refusal> {
         }
         let length = whole.as_ref().map_or(joined.len(), Bytes::len);
         if length as u64 > most {
-            return Err(too_large());
+            return Err(too_large(most));
         }
     }
     Ok(whole.unwrap_or_else(|| joined.freeze()))
+}
+
+/// The body of a request is larger than `most` bytes.
+pub(super) fn too_large(most: u64) -> Refusal {
+    Refusal::new(Kind::RequestTooLarge, format!("the request body is larger than {most} bytes"))
 }
 
 fn events(reply: Reply, id: Arc<str>, stopping: Notice) -> Response<EdgeBody> {

@@ -34,7 +34,7 @@ use super::{
     stream::{Stream, Turn},
 };
 use crate::{
-    edge::{Edge, Peer, credential::Shown, new_request_id, respond},
+    edge::{Edge, Peer, credential::Shown, http::too_large, new_request_id, respond},
     exchange::Client,
     policy::observe::Observer,
     refusal::{Kind, Refusal},
@@ -226,6 +226,10 @@ impl Driver {
             self.edge.cell.load().ok_or_else(|| Refusal::new(Kind::NotConfigured, "there is no configuration"))?;
         let shown = self.shown.as_ref().map(Option::as_deref).map_err(|why| *why);
         let identity = live.identify(shown, self.peer.anonymous);
+        let most = live.limits().body;
+        if body.len() as u64 > most {
+            return Err(too_large(most));
+        }
         let call = Call::parse(op, body)?;
         let streams = call.stream;
         let exchange = self.edge.exchange(Arc::clone(request_id), live, call, &self.client, identity, started);
