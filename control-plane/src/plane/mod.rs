@@ -150,6 +150,14 @@ impl ControlPlane {
         Ok(newest.into_iter().next().map(|revision| revision.author))
     }
 
+    /// What the newest revision says.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn newest_draft(&self) -> Result<Draft, Refusal> {
+        Ok(self.shared.ledger.content(0).await?.draft.clone())
+    }
+
     /// The metrics in the OpenMetrics text form.
     pub fn metrics_text(&self) -> String {
         self.shared.metrics()

@@ -19,7 +19,12 @@ pub(crate) fn start_named_demos(args: &NtonixArgs) -> anyhow::Result<()> {
     // What is wrong with the file is for the control plane to say.
     let Ok(text) = fs::read_to_string(path) else { return Ok(()) };
     let Ok(source) = Source::read(&text, &std::env::current_dir()?) else { return Ok(()) };
-    let backends = source.draft.pools.iter().flat_map(|pool| &pool.backends);
+    start_demos_of(&source.draft);
+    Ok(())
+}
+
+fn start_demos_of(draft: &Draft) {
+    let backends = draft.pools.iter().flat_map(|pool| &pool.backends);
     for backend in backends.filter(|backend| backend.name.starts_with(demo::NAME_PREFIX)) {
         let Some(address) = loopback_address(&backend.url) else { continue };
         match demo::start(address) {
@@ -27,7 +32,6 @@ pub(crate) fn start_named_demos(args: &NtonixArgs) -> anyhow::Result<()> {
             Err(error) => tracing::warn!(backend.name, url = backend.url, %error, "Demo backend not started"),
         }
     }
-    Ok(())
 }
 
 /// Gives the control plane the configuration of `--backend`, or the demo when it has none but ours.
@@ -41,6 +45,8 @@ pub(crate) async fn apply(plane: &ControlPlane, args: &NtonixArgs) -> anyhow::Re
         let address = demo::start(preferred).or_else(|_| demo::start(SocketAddr::new(preferred.ip(), 0)))?;
         demo_for(address)
     } else {
+        // An example that was applied to the demo is served like the same example as a file.
+        start_demos_of(&plane.newest_draft().await.map_err(|refusal| anyhow::anyhow!("{refusal}"))?);
         return Ok(());
     };
     plane.apply_draft(draft, AUTHOR).await.map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
