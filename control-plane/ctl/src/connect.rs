@@ -95,6 +95,16 @@ async fn dial_patiently(uri: &Uri, args: &TlsArgs, alpn: &[&[u8]]) -> anyhow::Re
     Ok(Box::new(TlsConnector::from(config).connect(name, stream).await?))
 }
 
+/// Why the control plane is not to be reached, and what to look at.
+fn advise(error: &anyhow::Error) -> anyhow::Error {
+    let text = format!("{error:#}");
+    // Somebody is there, but is not believed.
+    if text.contains("invalid peer certificate") {
+        return anyhow!("{text}; --ca (NTONIX_CA) says whom to trust");
+    }
+    anyhow!("{text}; is the control plane running there? (--server, NTONIX_SERVER)")
+}
+
 /// The control plane.
 #[derive(Debug, Clone)]
 pub(crate) struct Server {
@@ -112,7 +122,7 @@ impl Server {
     pub(crate) async fn connect(args: &ServerArgs) -> anyhow::Result<Self> {
         // To find out at once, and in clear words, whether anybody is there.
         let probe = dial(&args.server, &args.tls, &[b"h2"]).await;
-        probe.map_err(|error| anyhow!("{error:#}; is the control plane running there? (--server, NTONIX_SERVER)"))?;
+        probe.map_err(|error| advise(&error))?;
         let (args, url) = (args.clone(), args.server.clone());
         // TLS is ours, so the channel is told of a plain address and speaks as if to the real one.
         let plain = format!("http://{}", url.authority().map_or("localhost", |authority| authority.as_str()));
