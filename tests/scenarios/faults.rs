@@ -87,6 +87,18 @@ async fn an_error_of_the_backend_passes_with_its_status_body_and_retry_after() {
 }
 
 #[tokio::test]
+async fn half_a_body_is_not_passed_on_as_a_whole_one_although_only_its_connection_ends_it() {
+    let stage = stage().await;
+    let mut connection = stage.connect().await;
+    const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n";
+    let whole = |body: &str| Script::Wire { bytes: [HEAD, body].concat().into(), end: End::Close };
+    stage.mock.next(whole(r#"{"choices":[{"index":0,"#));
+    assert_refused(&connection.ask(Ask::chat()).await.unwrap(), 502, "upstream_reset");
+    stage.mock.next(whole(r#"{"choices":[]}"#));
+    assert_fine(&connection.ask(Ask::chat()).await.unwrap());
+}
+
+#[tokio::test]
 async fn what_a_client_asked_wrongly_is_no_failure_of_the_backend_whatever_form_the_answer_has() {
     // vLLM says so of an operation that its model does not have, nginx of a body that is too large for it.
     let stage = Stage::with("breaker: { failures: 2 }", "retries: 2", "").await;

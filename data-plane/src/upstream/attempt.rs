@@ -104,6 +104,10 @@ impl Attempt<'_> {
             return Err(Refusal::new(Kind::UpstreamProtocol, "the backend's answer is not JSON"));
         }
         match gather(&mut answer.body, GATHERED_MOST).await? {
+            (all, Complete::Yes) if is_unframed(&answer.headers) && !is_json(&all) => {
+                let public = format!("the backend's answer ended after {} bytes, before it was finished", all.len());
+                Err(Refusal::new(Kind::UpstreamReset, public))
+            }
             (all, Complete::Yes) => {
                 self.exchange.record.facts().usage = reply::usage_of(&all);
                 Ok(Opened::Full(StatusCode::OK, seen, all))
@@ -211,6 +215,17 @@ fn has_type(headers: &HeaderMap, wanted: &str) -> bool {
     let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
     let media_type = value.split(';').next().unwrap_or_default().trim();
     media_type.eq_ignore_ascii_case(wanted)
+}
+
+/// Is the close of its connection all that ends the body? A backend that dies closes it too. What is compressed cannot
+/// be looked into.
+fn is_unframed(headers: &HeaderMap) -> bool {
+    let framing = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONTENT_ENCODING];
+    !framing.iter().any(|name| headers.contains_key(name))
+}
+
+fn is_json(body: &[u8]) -> bool {
+    serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok()
 }
 
 /// The body of an error as OpenAI clients read it: as it came when it has that form, told anew when it has another.
