@@ -8,7 +8,10 @@ use std::{
 };
 
 use ntonix_config::{Config, Faults, Source, validate};
-use ntonix_runtime::reload::{FileWatch, hangups};
+use ntonix_runtime::{
+    chain::Chain,
+    reload::{FileWatch, hangups},
+};
 
 use crate::{
     live::{Cell, Live, Origin, OriginSource},
@@ -19,7 +22,7 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum FileFault {
     /// It cannot be read.
-    #[error("cannot read {0}: {1}")]
+    #[error("cannot read {0}")]
     Read(String, #[source] io::Error),
     /// It is no good, or this worker cannot run it.
     #[error("{0} is refused:\n{1}")]
@@ -50,12 +53,11 @@ fn parse(text: &str, path: &Path) -> Result<(Source, Config), Faults> {
     }
 }
 
-/// Takes the file again whenever it changes, for as long as it is polled.
+/// Takes the file again whenever `saved` says that it has changed, for as long as it is polled.
 ///
 /// # Errors
 /// When SIGHUP cannot be listened for.
-pub(crate) async fn follow(cell: Arc<Cell>, path: PathBuf, changes: Changes) -> io::Result<()> {
-    let mut saved = FileWatch::new(vec![path.clone()]);
+pub(crate) async fn follow(cell: Arc<Cell>, path: PathBuf, mut saved: FileWatch, changes: Changes) -> io::Result<()> {
     let mut hangups = hangups()?;
     loop {
         // Whichever loses is a wait; the next round waits again.
@@ -68,7 +70,7 @@ pub(crate) async fn follow(cell: Arc<Cell>, path: PathBuf, changes: Changes) -> 
                 changes.note();
                 tracing::info!(file = %path.display(), routes = live.routes().routes().len(), "Configuration applied");
             }
-            Err(fault) => tracing::warn!(error = %fault, "Configuration refused, the one before runs on"),
+            Err(fault) => tracing::warn!(error = %Chain(&fault), "Configuration refused, the one before runs on"),
         }
     }
 }

@@ -10,11 +10,13 @@ use std::{
 };
 
 use anyhow::Context as _;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use ntonix_proto::sync::v1::Hello;
 use ntonix_runtime::{
     drain::{Drain, Trigger},
     listen::{self, ReusePort},
     probe::{self, Probes},
+    reload::FileWatch,
     reload::hangups,
     settings, tasks,
     tls::{self, ServerTls},
@@ -50,7 +52,7 @@ pub struct Worker {
     drain: Drain,
     /// What the worker cannot do without; the first one to end ends the worker.
     needed: JoinSet<anyhow::Result<()>>,
-    threads: Vec<JoinHandle<io::Result<()>>>,
+    threads: FuturesUnordered<JoinHandle<io::Result<()>>>,
 }
 
 /// Where a worker listens.
@@ -187,6 +189,12 @@ impl Worker {
         // The losing branch is only a wait: what it waits for goes on.
         let failed = tokio::select! {
             () = self.drain.draining() => None,
+            // A thread whose sockets nobody serves any more is not missed by anyone else.
+            Some(ended) = self.threads.next() => Some(match ended {
+                Ok(Ok(())) => anyhow::anyhow!("a thread of the worker ended"),
+                Ok(Err(error)) => error.into(),
+                Err(died) => anyhow::Error::new(died).context("a thread of the worker died"),
+            }),
             Some(ended) = self.needed.join_next() => Some(match ended {
                 Ok(Ok(())) => anyhow::anyhow!("a task that the worker needs ended"),
                 Ok(Err(error)) => error,
@@ -197,8 +205,8 @@ impl Worker {
             tracing::error!(error = %format!("{error:#}"), "The worker cannot go on and drains");
             self.trigger.start(drain_within);
         }
-        for thread in std::mem::take(&mut self.threads) {
-            thread.await.context("a thread of the worker died")??;
+        while let Some(thread) = self.threads.next().await {
+            thread.context("a thread of the worker died")??;
         }
         failed.map_or(Ok(()), Err)
     }
@@ -226,10 +234,12 @@ fn follow_config(
     let (cell, changes) = (Arc::clone(cell), changes.clone());
     match &settings.origin {
         ConfigOrigin::File(path) => {
+            // From before the first look on, so that a save in between is not missed.
+            let saved = FileWatch::new(vec![path.clone()]);
             let live = file::take(&cell, path)?;
             announce(&live, &settings.traffic);
             let path = path.clone();
-            needed.spawn(async move { Ok(file::follow(cell, path, changes).await?) });
+            needed.spawn(async move { Ok(file::follow(cell, path, saved, changes).await?) });
         }
         ConfigOrigin::ControlPlane { url, tls } => {
             prepare_directory(&settings.state_dir)?;
@@ -333,7 +343,7 @@ impl Sockets {
         Ok(Addresses { client, client_tls: first(&self.secure)?, ops: None })
     }
 
-    fn serve(self, shared: Shared) -> io::Result<Vec<JoinHandle<io::Result<()>>>> {
+    fn serve(self, shared: Shared) -> io::Result<FuturesUnordered<JoinHandle<io::Result<()>>>> {
         let mut secure = self.secure.into_iter();
         let threads = self.plain.into_iter().enumerate().map(|(index, plain)| {
             let mut sockets = vec![(plain, None)];

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use ntonix_config::KeyDigest;
 use ntonix_tests::client::{Ask, Connection};
 use ntonix_tests::gateway::{Gateway, PROGRAM};
 use ntonix_tests::mock_llm::{Gate, MockLlm, Script};
@@ -9,7 +10,7 @@ use ntonix_tests::process::Process;
 use ntonix_tests::wait::eventually;
 use rustix::process::Signal;
 
-use crate::stage::{assert_fine, config};
+use crate::stage::{assert_fine, assert_refused, config};
 
 /// Six things are wrong with it.
 const BAD: &str = "\
@@ -157,4 +158,18 @@ async fn the_log_has_one_line_for_an_exchange_and_nothing_that_was_said_or_shown
     assert_eq!((&line["tenant"], &line["key"], &line["backend.name"]), (&"t".into(), &"alice".into(), &"gpu-0".into()));
     assert_eq!((&line["status"], &line["attempts"], &line["tokens.out"]), (&200.into(), &1.into(), &5.into()));
     assert_eq!(lines[2]["outcome"], "invalid_api_key");
+}
+
+#[tokio::test]
+async fn one_that_was_cut_to_nothing_is_refused_and_its_keys_stay() {
+    let mock = MockLlm::start().unwrap();
+    let digest = KeyDigest::of(b"ntx_cut");
+    let keyed =
+        format!("tenants: [{{ name: research }}]\nkeys: [{{ name: alice, tenant: research, digest: \"{digest}\" }}]");
+    let gateway = Gateway::start(&config(&[&mock], "", "", &keyed), &[]).await.unwrap();
+    fs::write(gateway.file(), "").unwrap();
+    gateway.process().logged("Configuration refused, the one before runs on").await.unwrap();
+    // Without its keys it would be open, and answer.
+    let answer = Connection::open(gateway.address()).await.unwrap().ask(Ask::chat()).await.unwrap();
+    assert_refused(&answer, 401, "invalid_api_key");
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ntonix_config::{Fault, Faults, Source};
+use ntonix_config::Source;
 use ntonix_runtime::reload::{FileWatch, Hangups};
 
 use super::{Change, Ledger, What};
@@ -64,7 +64,7 @@ impl Owner {
         let path = || self.path.clone();
         let text = std::fs::read_to_string(&self.path).map_err(|cause| FileFault::Read { path: path(), cause })?;
         let refused = |refusal| FileFault::Refused { path: path(), refusal };
-        let source = read(&text, &folder(&self.path)).map_err(|faults| refused(faults.into()))?;
+        let source = Source::read(&text, &folder(&self.path)).map_err(|faults| refused(faults.into()))?;
         let change = Change {
             what: What::Draft(source.draft.clone()),
             author: "local".to_owned(),
@@ -109,17 +109,6 @@ fn tell(fault: &FileFault) {
         }
     } else {
         tracing::error!(error = %fault, "The file was not applied, the revision before stays");
-    }
-}
-
-/// Reads the text of a file that owns a configuration.
-fn read(text: &str, folder: &Path) -> Result<Source, Faults> {
-    // Some editors cut a file before they write it, and a full disk leaves it cut. That must not open a gateway to all.
-    let is_cut = text.trim().is_empty();
-    let fault = is_cut.then(|| Fault::new("", "the file is empty; to configure nothing, write \"pools: []\""));
-    match Faults::new(fault.into_iter().collect()) {
-        Some(faults) => Err(faults),
-        None => Source::read(text, folder),
     }
 }
 

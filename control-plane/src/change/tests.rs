@@ -225,7 +225,7 @@ async fn a_bad_file_is_refused_with_every_fault_and_changes_nothing() {
         assert!(told.contains(part), "{part} is missing in {told}");
     }
     std::fs::write(&path, "\n").unwrap();
-    assert!(owner.apply().await.unwrap_err().to_string().contains("the file is empty"));
+    assert!(owner.apply().await.unwrap_err().to_string().contains("there is nothing in it"));
     std::fs::remove_file(&path).unwrap();
     assert!(matches!(owner.apply().await, Err(file::FileFault::Read { .. })));
     assert_eq!(desk.ledger.content(0).await.unwrap().revision.number, 1);

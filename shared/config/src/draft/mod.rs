@@ -26,6 +26,11 @@ impl Source {
     /// Everything that is wrong, with path and line: a text that is not YAML, unknown fields, wrong types, and, when
     /// there is one of these, also what [`validate`](crate::validate) finds in the rest.
     pub fn read(text: &str, base: &Path) -> Result<Self, Faults> {
+        // A file that an editor or a full disk has cut, or a pipe whose first command failed: taken at its word it would
+        // delete every key and open the gateway to all.
+        if text.trim().is_empty() {
+            return Err(Fault::new("", "there is nothing in it; to configure nothing, write \"pools: []\"").into());
+        }
         let root = tree::parse(text)?;
         let mut reader = Reader::default();
         let draft = reader.draft(&root);

@@ -149,9 +149,17 @@ fn an_alias_bomb_and_deep_nesting_are_faults() {
 }
 
 #[test]
-fn an_empty_file_is_an_empty_draft() {
-    for text in ["", "# nothing\n", "{}", "pools:\nlimits: ~\n"] {
+fn a_file_that_says_nothing_is_an_empty_draft() {
+    for text in ["# nothing\n", "{}", "pools: []\n", "pools:\nlimits: ~\n"] {
         assert_eq!(read(text).unwrap().draft, Draft::default(), "{text:?}");
+    }
+}
+
+#[test]
+fn a_file_that_was_cut_to_nothing_is_refused() {
+    for text in ["", " ", "\n\n"] {
+        let faults = read(text).unwrap_err();
+        assert!(faults.to_string().contains("there is nothing in it"), "{text:?}: {faults}");
     }
 }
 

@@ -207,7 +207,7 @@ fn every_fault_is_told_at_once() {
 
 #[test]
 fn an_empty_draft_is_open_and_has_every_default() {
-    let config = check("").unwrap();
+    let config = check("{}").unwrap();
     assert!(config.is_open());
     assert_eq!(
         config.limits,
