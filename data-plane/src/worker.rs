@@ -188,6 +188,8 @@ impl Worker {
     pub async fn finished(mut self, drain_within: Duration) -> anyhow::Result<()> {
         // The losing branch is only a wait: what it waits for goes on.
         let failed = tokio::select! {
+            // First, because the threads end by themselves once the drain has begun.
+            biased;
             () = self.drain.draining() => None,
             // A thread whose sockets nobody serves any more is not missed by anyone else.
             Some(ended) = self.threads.next() => Some(match ended {
