@@ -49,20 +49,24 @@ struct ClosingBackend {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
     close: Arc<Notify>,
+    closed: Arc<Notify>,
 }
 
 impl ClosingBackend {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let backend = Self { address, connections: Arc::default(), close: Arc::default() };
+        let backend = Self { address, connections: Arc::default(), close: Arc::default(), closed: Arc::default() };
         let (connections, close) = (Arc::clone(&backend.connections), Arc::clone(&backend.close));
+        let closed = Arc::clone(&backend.closed);
         tasks::spawn("backend", async move {
             loop {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 connections.fetch_add(1, Ordering::SeqCst);
                 serve_one(&mut stream).await;
                 close.notified().await;
+                drop(stream);
+                closed.notify_one();
             }
         });
         backend
@@ -71,7 +75,10 @@ impl ClosingBackend {
     /// Closes the connection; the reactor of this thread has seen it afterwards.
     async fn close(&self) {
         self.close.notify_one();
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        self.closed.notified().await;
+        // What the reactor does after the close, it does having seen the close.
+        let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (_near, _far) = tokio::join!(TcpStream::connect(other.local_addr().unwrap()), other.accept());
     }
 }
 
