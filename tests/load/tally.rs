@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use memchr::memmem::Finder;
+use ntonix_tests::ledger::token::Token;
 use ntonix_tests::mock_llm::now_ns;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -42,7 +43,7 @@ pub(crate) struct Wrong {
     pub(crate) doubled: u64,
     /// Numbers that came after a later one.
     pub(crate) reordered: u64,
-    /// Tokens of somebody else's answer, and texts that are no token of the mock.
+    /// Tokens of somebody else's answer or of another attempt, and texts that are no token of the mock.
     pub(crate) foreign: u64,
     /// Answers that ended cleanly before they were complete.
     pub(crate) truncated: u64,
@@ -57,6 +58,8 @@ pub(crate) struct Times(Histogram<u64>);
 pub(crate) struct Check {
     nonce: String,
     tokens: u64,
+    /// The attempt that wrote the first token; all others must be of it too.
+    attempt: Option<String>,
     next: u64,
     missing: BTreeSet<u64>,
     begun: Instant,
@@ -125,6 +128,7 @@ impl Check {
         Self {
             nonce,
             tokens,
+            attempt: None,
             next: 0,
             missing: BTreeSet::new(),
             begun: Instant::now(),
@@ -183,17 +187,17 @@ impl Check {
     }
 
     fn text(&mut self, text: &[u8], tally: &mut Tally) {
-        for token in text.split(|byte| *byte == b' ').filter(|token| !token.is_empty()) {
+        for token in Token::all(text) {
             if !std::mem::replace(&mut self.has_token, true) {
                 tally.first_token.add(self.begun.elapsed());
             }
             tally.tokens += 1;
-            match self.read(token) {
-                None => tally.wrong.foreign += 1,
-                Some((number, sent_ns)) => {
-                    tally.travel.add(Duration::from_nanos(now_ns().saturating_sub(sent_ns)));
-                    self.number(number, tally);
+            match token {
+                Ok(token) if self.is_ours(&token) => {
+                    tally.travel.add(Duration::from_nanos(now_ns().saturating_sub(token.sent_ns)));
+                    self.number(token.number, tally);
                 }
+                Ok(_) | Err(_) => tally.wrong.foreign += 1,
             }
         }
     }
@@ -209,11 +213,11 @@ impl Check {
         }
     }
 
-    /// Number and time of a token of this answer; `None` when it belongs to another.
-    fn read(&self, token: &[u8]) -> Option<(u64, u64)> {
-        let rest = token.strip_prefix(self.nonce.as_bytes())?.strip_prefix(b".")?;
-        let (number, sent_ns) = std::str::from_utf8(rest).ok()?.split_once('.')?;
-        let number = number.parse().ok().filter(|number| *number < self.tokens)?;
-        Some((number, sent_ns.parse().ok()?))
+    /// Whether the token belongs to this answer and to the same attempt as those before.
+    fn is_ours(&mut self, token: &Token<'_>) -> bool {
+        if token.stream != self.nonce || token.number >= self.tokens {
+            return false;
+        }
+        token.attempt == *self.attempt.get_or_insert_with(|| token.attempt.to_owned())
     }
 }

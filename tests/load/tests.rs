@@ -2,6 +2,7 @@
 
 use clap::Parser as _;
 use futures_util::{SinkExt as _, StreamExt as _};
+use ntonix_tests::ledger::token::Token;
 use ntonix_tests::mock_llm::{ErrorForm, MockLlm, Script, Step};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
@@ -27,37 +28,50 @@ fn wrong(events: &[&str]) -> [u64; 5] {
 }
 
 const ROLE: &str = r#"{"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#;
-const T0: &str = r#"{"choices":[{"delta":{"content":"n-1.0.1 "},"finish_reason":null}]}"#;
-const T1: &str = r#"{"choices":[{"delta":{"content":"n-1.1.1 "},"finish_reason":null}]}"#;
-const T2: &str = r#"{"choices":[{"delta":{"content":"n-1.2.1 "},"finish_reason":null}]}"#;
 const STOP: &str = r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#;
 const DONE: &str = "[DONE]";
 
+fn token(stream: &str, attempt: &str, number: u64) -> String {
+    Token { stream, attempt, number, sent_ns: 1 }.to_string()
+}
+
+fn chunk(content: &str) -> String {
+    format!(r#"{{"choices":[{{"delta":{{"content":"{content}"}},"finish_reason":null}}]}}"#)
+}
+
+fn chunks() -> [String; 3] {
+    [0, 1, 2].map(|number| chunk(&token("n-1", "a-1", number)))
+}
+
 #[test]
 fn every_kind_of_wrong_token_is_told_apart() {
-    assert_eq!(wrong(&[T0, T2, STOP, DONE]), [1, 0, 0, 0, 0], "lost");
-    assert_eq!(wrong(&[T0, T1, DONE]), [1, 0, 0, 0, 0], "lost at the end");
-    assert_eq!(wrong(&[T0, T1, T1, T2, STOP, DONE]), [0, 1, 0, 0, 0], "doubled");
-    assert_eq!(wrong(&[T1, T0, T2, STOP, DONE]), [0, 0, 1, 0, 0], "reordered");
-    assert_eq!(wrong(&[T0, T1, T2, STOP]), [0, 0, 0, 0, 1], "without [DONE]");
-    assert_eq!(wrong(&[T0, T1, T2, DONE]), [0, 0, 0, 0, 1], "without a finish reason");
-    for foreign in ["n-2.0.1 ", "n-1.9.1 ", "n-1.x.1 ", "n-1.0 ", "hello "] {
-        let event = format!(r#"{{"choices":[{{"delta":{{"content":"{foreign}"}}}}]}}"#);
-        assert_eq!(wrong(&[T0, &event, T1, T2, STOP, DONE]), [0, 0, 0, 1, 0], "{foreign}");
+    let [t0, t1, t2] = &chunks();
+    assert_eq!(wrong(&[t0, t2, STOP, DONE]), [1, 0, 0, 0, 0], "lost");
+    assert_eq!(wrong(&[t0, t1, DONE]), [1, 0, 0, 0, 0], "lost at the end");
+    assert_eq!(wrong(&[t0, t1, t1, t2, STOP, DONE]), [0, 1, 0, 0, 0], "doubled");
+    assert_eq!(wrong(&[t1, t0, t2, STOP, DONE]), [0, 0, 1, 0, 0], "reordered");
+    assert_eq!(wrong(&[t0, t1, t2, STOP]), [0, 0, 0, 0, 1], "without [DONE]");
+    assert_eq!(wrong(&[t0, t1, t2, DONE]), [0, 0, 0, 0, 1], "without a finish reason");
+    let good = token("n-1", "a-1", 0);
+    let foreign = [token("n-2", "a-1", 0), token("n-1", "a-1", 9), token("n-1", "a-2", 1), good.replace(".1.", ".2.")];
+    for foreign in foreign.iter().map(String::as_str).chain(["n-1.0 ", "hello "]) {
+        assert_eq!(wrong(&[t0, &chunk(foreign), t1, t2, STOP, DONE]), [0, 0, 0, 1, 0], "{foreign}");
     }
 }
 
 #[test]
 fn a_right_answer_is_complete() {
-    let tally = checked(&[ROLE, T0, T1, T2, STOP, DONE]);
+    let [t0, t1, t2] = &chunks();
+    let tally = checked(&[ROLE, t0, t1, t2, STOP, DONE]);
     assert_eq!((tally.complete, tally.tokens, tally.failed.len(), tally.wrong.total()), (1, 3, 0, 0));
-    let whole = r#"{"choices":[{"message":{"content":"n-1.0.1 n-1.1.1 n-1.2.1 "},"finish_reason":"stop"}]}"#;
-    assert_eq!(checked(&[whole, DONE]).complete, 1);
+    let content: String = [0, 1, 2].map(|number| token("n-1", "a-1", number)).concat();
+    let whole = format!(r#"{{"choices":[{{"message":{{"content":"{content}"}},"finish_reason":"stop"}}]}}"#);
+    assert_eq!(checked(&[&whole, DONE]).complete, 1);
 }
 
 #[test]
 fn an_error_that_is_told_is_a_failure_and_no_wrong_token() {
-    let tally = checked(&[T0, r#"{"error":{"message":"m","type":"t","code":"upstream_reset"}}"#]);
+    let tally = checked(&[&chunks()[0], r#"{"error":{"message":"m","type":"t","code":"upstream_reset"}}"#]);
     assert_eq!((tally.failed["upstream_reset"], tally.wrong.total()), (1, 0));
 }
 
@@ -128,7 +142,7 @@ async fn speak_frames(tcp: tokio::net::TcpStream) {
             numbers.push(1);
         }
         for number in numbers {
-            let choice = json!({ "delta": { "content": format!("{id}.{number}.1 ") }, "finish_reason": "stop" });
+            let choice = json!({ "delta": { "content": token(id, "a-1", number) }, "finish_reason": "stop" });
             let delta = json!({ "t": "delta", "id": id, "seq": number, "d": { "choices": [choice] } });
             socket.send(Message::text(delta.to_string())).await.unwrap();
         }

@@ -7,6 +7,7 @@ use http::{HeaderValue, Method};
 use ntonix_config::KeyDigest;
 use ntonix_data_plane::TrafficArgs;
 use ntonix_tests::client::{Ask, Socket};
+use ntonix_tests::ledger::token::Token;
 use ntonix_tests::mock_llm::{ErrorForm, Gate, MODEL, MockLlm, Script, Step};
 use ntonix_tests::worker::TestWorker;
 use serde_json::{Value, json};
@@ -133,10 +134,10 @@ async fn a_hundred_streams_on_one_socket_each_get_their_own_answer() {
     for number in 0..100 {
         let one = &heard[&format!("s{number}")];
         one.assert_done();
-        let tokens: Vec<_> = one.text.split_whitespace().collect();
+        let tokens: Vec<_> = Token::all(one.text.as_bytes()).map(Result::unwrap).collect();
         assert_eq!(tokens.len(), 20);
         for (place, token) in tokens.iter().enumerate() {
-            assert!(token.starts_with(&format!("u{number}.{place}.")), "{token} at {place} of stream {number}");
+            assert_eq!((token.stream, token.number), (format!("u{number}").as_str(), place as u64));
         }
     }
 }

@@ -6,6 +6,7 @@
 pub mod certs;
 pub mod client;
 pub mod gateway;
+pub mod ledger;
 pub mod cluster;
 pub mod mock_llm;
 pub mod process;

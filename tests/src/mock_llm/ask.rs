@@ -7,6 +7,8 @@ use ntonix_llm::Op;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::ledger::token::{self, Token};
+
 /// Prompt tokens that the mock always reports.
 pub const PROMPT_TOKENS: u64 = 7;
 
@@ -18,7 +20,7 @@ pub(super) struct Ask {
     pub(super) stream: Option<bool>,
     pub(super) n: Option<u32>,
     pub(super) max_tokens: Option<u64>,
-    /// Repeated in every token, so that a reader knows whose it is.
+    /// The name of the stream: repeated in every token, so that a reader knows whose it is.
     pub(super) user: Option<String>,
     /// The pause between tokens in µs, in place of the script's.
     pub(super) mock_pause_us: Option<u64>,
@@ -36,7 +38,9 @@ pub(super) struct StreamOptions {
 pub(super) struct Chunks {
     op: Op,
     choices: u32,
-    user: Option<String>,
+    /// Whose tokens these are, for a reader that checks; `None` writes plain ones.
+    stream: Option<String>,
+    attempt: String,
     model: String,
     /// Everything of a chunk up to its choices.
     start: String,
@@ -61,13 +65,14 @@ impl Ask {
 // === impl Chunks ===
 
 impl Chunks {
-    pub(super) fn new(op: Op, ask: &Ask) -> Self {
+    pub(super) fn new(op: Op, ask: &Ask, attempt: &str) -> Self {
         let model = ask.model.clone().unwrap_or_default();
         let object = if op == Op::ChatCompletions { "chat.completion.chunk" } else { "text_completion" };
         let quoted = Value::from(model.as_str());
         let start =
             format!(r#"data: {{"id":"mock-1","object":"{object}","created":1700000000,"model":{quoted},"choices":["#);
-        Self { op, choices: ask.n.unwrap_or(1).clamp(1, 128), user: ask.user.clone(), model, start }
+        let stream = ask.user.clone().filter(|user| token::is_name(user));
+        Self { op, choices: ask.n.unwrap_or(1).clamp(1, 128), stream, attempt: attempt.to_owned(), model, start }
     }
 
     pub(super) fn role(&self) -> Bytes {
@@ -126,13 +131,11 @@ impl Chunks {
         body.to_string().into()
     }
 
-    /// `t<number> `, or `<user>.<number>.<ns since 1970> ` for a reader that checks.
+    /// `t<number> `, or what the ledger's token says for a reader that checks.
     fn text(&self, number: u64) -> String {
-        match &self.user {
-            Some(user) if user.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') => {
-                format!("{user}.{number}.{} ", now_ns())
-            }
-            _ => format!("t{number} "),
+        match &self.stream {
+            Some(stream) => Token { stream, attempt: &self.attempt, number, sent_ns: now_ns() }.to_string(),
+            None => format!("t{number} "),
         }
     }
 

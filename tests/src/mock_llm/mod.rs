@@ -3,11 +3,12 @@
 //! [`MockLlm`] runs one on the test's runtime; the program `mock-llm` runs the same as a process. What happens to a
 //! request is a [`Script`]. Tests wait for what the mock has seen with [`MockLlm::until`]; they never sleep.
 //!
-//! A request steers a well-behaved answer: `max_tokens` is the number of tokens, `user` is repeated in each of them with
-//! its number and the time it was written, `mock_pause_us` is the pause between them.
+//! A request steers a well-behaved answer: `max_tokens` is the number of tokens, `mock_pause_us` is the pause between
+//! them, and with `user` each is a [`Token`](crate::ledger::token::Token) of the stream of that name.
 
 mod script;
 mod ask;
+mod books;
 mod state;
 mod play;
 mod socket;
@@ -24,6 +25,7 @@ use ntonix_runtime::tasks;
 use tokio::task::JoinHandle;
 
 pub use self::ask::{PROMPT_TOKENS, now_ns};
+pub use self::books::{Attempt, Ended};
 pub use self::script::{End, ErrorForm, Gate, Pace, Script, Step};
 pub use self::server::serve;
 pub use self::state::{Counts, Cut, Recorded, State};
@@ -138,6 +140,11 @@ impl MockLlm {
     /// The clients that left before the end.
     pub fn cuts(&self) -> Vec<Cut> {
         self.state.cuts()
+    }
+
+    /// The books: every attempt at an operation, with what was written and how it ended.
+    pub fn ledger(&self) -> Vec<Attempt> {
+        self.state.ledger()
     }
 
     /// What happened so far.

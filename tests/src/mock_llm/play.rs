@@ -15,6 +15,7 @@ use ntonix_llm::{Op, openai};
 use tokio::time::Instant;
 
 use super::ask::{Ask, Chunks};
+use super::books::Ended;
 use super::script::{End, Pace, Script, Step};
 use super::socket::Sabotage;
 use super::state::InFlight;
@@ -43,17 +44,18 @@ pub(super) async fn play(script: Script, op: Op, ask: Ask, mut in_flight: InFlig
             for number in 0..tokens {
                 clock.wait(&pace, number).await;
             }
-            in_flight.over();
-            let body = Chunks::new(op, &ask).whole(tokens);
+            let body = Chunks::new(op, &ask, in_flight.attempt()).whole(tokens);
+            in_flight.wrote(tokens);
+            in_flight.over(Ended::Complete);
             reply(200, &[("content-type", "application/json".to_owned())], body)
         }
         Script::Reply { status, headers, body } => {
-            in_flight.over();
+            in_flight.over(if status < 400 { Ended::Complete } else { Ended::Fault });
             reply(status, &headers, body)
         }
         Script::Stream(steps) => stream_steps(steps.into(), op, ask, in_flight, sabotage).await,
         Script::Wire { bytes, end } => {
-            in_flight.over();
+            in_flight.over(Ended::Fault);
             if end == End::Reset {
                 sabotage.reset_when_dropped();
             }
@@ -77,7 +79,7 @@ fn well_behaved(tokens: u64, pace: Pace) -> VecDeque<Step> {
 
 async fn stream_steps(steps: VecDeque<Step>, op: Op, ask: Ask, in_flight: InFlight, sabotage: Arc<Sabotage>) -> Answer {
     let wants_usage = ask.wants_usage();
-    let chunks = Chunks::new(op, &ask);
+    let chunks = Chunks::new(op, &ask, in_flight.attempt());
     let mut player = Player {
         steps,
         chunks,
@@ -86,6 +88,8 @@ async fn stream_steps(steps: VecDeque<Step>, op: Op, ask: Ask, in_flight: InFlig
         step_tokens: 0,
         tokens: 0,
         is_inside_endless: false,
+        is_finished: false,
+        has_error: false,
         in_flight,
         sabotage,
     };
@@ -123,6 +127,8 @@ struct Player {
     step_tokens: u64,
     tokens: u64,
     is_inside_endless: bool,
+    is_finished: bool,
+    has_error: bool,
     in_flight: InFlight,
     sabotage: Arc<Sabotage>,
 }
@@ -161,15 +167,21 @@ impl Player {
                 }
             }
             let Some(step) = self.steps.pop_front() else {
-                self.in_flight.over();
+                self.in_flight.over(self.end());
                 return None;
             };
             let bytes = match step {
                 Step::Role => self.chunks.role(),
-                Step::Finish(reason) => self.chunks.finish(reason),
+                Step::Finish(reason) => {
+                    self.is_finished = true;
+                    self.chunks.finish(reason)
+                }
                 Step::Usage if self.wants_usage => self.chunks.usage(self.tokens),
                 Step::Done => Bytes::from_static(openai::DONE),
-                Step::Error(form) => Bytes::from_static(form.event().as_bytes()),
+                Step::Error(form) => {
+                    self.has_error = true;
+                    Bytes::from_static(form.event().as_bytes())
+                }
                 Step::Raw(bytes) => {
                     flush().await;
                     bytes
@@ -201,7 +213,14 @@ impl Player {
         let bytes = self.chunks.token(self.tokens);
         self.step_tokens += 1;
         self.tokens += 1;
+        self.in_flight.wrote(1);
         Some(bytes)
+    }
+
+    /// What the books say of a body that ended cleanly. Bytes that a script writes as they are, are not judged.
+    fn end(&self) -> Ended {
+        let is_truncated = self.tokens > 0 && !self.is_finished;
+        if is_truncated || self.has_error || self.is_inside_endless { Ended::Fault } else { Ended::Complete }
     }
 
     fn endless(&mut self, length: usize) -> Bytes {
@@ -219,7 +238,7 @@ impl Player {
         if matches!(self.steps.front(), Some(Step::Reset)) {
             self.sabotage.reset_when_dropped();
         }
-        self.in_flight.over();
+        self.in_flight.over(Ended::Fault);
         Broken
     }
 }

@@ -79,6 +79,7 @@ async fn answer(request: Request<Incoming>, state: Arc<State>, sabotage: Arc<Sab
     let body = body.collect().await.map_err(|_| Broken)?.to_bytes();
     let op = Op::from_path(head.uri.path());
     let path = head.uri.path().to_owned();
+    let exchange = head.headers.get("x-request-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
     state.record(Recorded {
         method: head.method,
         path: head.uri.path_and_query().map_or_else(|| path.clone(), ToString::to_string),
@@ -92,7 +93,7 @@ async fn answer(request: Request<Incoming>, state: Arc<State>, sabotage: Arc<Sab
         (None, None) => built_in(&path, &state),
         (op, for_path) => {
             // A script for another path may leave it unanswered, so it is watched too; it counts as an attempt then.
-            let in_flight = state.begin(ask.user.clone());
+            let in_flight = state.begin(ask.user.clone(), exchange);
             let script = for_path.unwrap_or_else(|| state.script_for(ask.model.as_deref()));
             play(script, op.unwrap_or(Op::ChatCompletions), ask, in_flight, sabotage).await
         }
@@ -112,6 +113,10 @@ fn built_in(path: &str, state: &State) -> Answer {
         "/mock/cuts" => {
             let cuts = serde_json::to_vec(&state.cuts()).map_err(|_| Broken)?;
             reply(200, &json, cuts.into())
+        }
+        "/mock/ledger" => {
+            let lines = state.ledger_lines().map_err(|_| Broken)?;
+            reply(200, &[("content-type", "application/jsonl".to_owned())], lines.into())
         }
         _ => {
             let Script::Reply { status, headers, body } = Script::status(404, "the mock has no such path") else {

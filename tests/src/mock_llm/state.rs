@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::ask::now_ns;
+use super::books::{Attempt, Books, Ended, Entry};
 use super::script::Script;
 
 /// Cuts that are remembered one by one; later ones are only counted.
@@ -60,6 +61,7 @@ pub struct Counts {
 pub struct State {
     is_recording: bool,
     counts: watch::Sender<Counts>,
+    books: Books,
     inner: Mutex<Inner>,
 }
 
@@ -79,6 +81,7 @@ struct Inner {
 pub(super) struct InFlight {
     state: Arc<State>,
     user: Option<String>,
+    entry: Arc<Entry>,
     is_over: bool,
 }
 
@@ -100,7 +103,8 @@ impl State {
             requests: Vec::new(),
             cuts: Vec::new(),
         };
-        Arc::new(Self { is_recording, counts: watch::Sender::default(), inner: Mutex::new(inner) })
+        let counts = watch::Sender::default();
+        Arc::new(Self { is_recording, counts, books: Books::new(), inner: Mutex::new(inner) })
     }
 
     pub(super) fn set_default(&self, script: Script) {
@@ -164,12 +168,21 @@ impl State {
         self.counts.subscribe()
     }
 
-    pub(super) fn begin(self: &Arc<Self>, user: Option<String>) -> InFlight {
+    pub(super) fn ledger(&self) -> Vec<Attempt> {
+        self.books.attempts()
+    }
+
+    pub(super) fn ledger_lines(&self) -> serde_json::Result<Vec<u8>> {
+        self.books.to_lines()
+    }
+
+    pub(super) fn begin(self: &Arc<Self>, user: Option<String>, exchange: Option<String>) -> InFlight {
         self.counts.send_modify(|counts| {
             counts.attempts += 1;
             counts.active += 1;
         });
-        InFlight { state: self.clone(), user, is_over: false }
+        let entry = self.books.begin(user.clone(), exchange);
+        InFlight { state: self.clone(), user, entry, is_over: false }
     }
 
     pub(super) fn connected(self: &Arc<Self>) -> Connected {
@@ -188,15 +201,27 @@ impl State {
 // === impl InFlight ===
 
 impl InFlight {
+    /// The name of the attempt, which its tokens carry.
+    pub(super) fn attempt(&self) -> &str {
+        self.entry.attempt()
+    }
+
+    /// So many more tokens were written to the body.
+    pub(super) fn wrote(&self, tokens: u64) {
+        self.entry.wrote(tokens);
+    }
+
     /// The script is at its end: what happens to the connection now is nobody's fault.
-    pub(super) fn over(&mut self) {
+    pub(super) fn over(&mut self, ended: Ended) {
         self.is_over = true;
+        self.entry.end(ended);
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
         if !self.is_over {
+            self.entry.end(Ended::Cut);
             let cut = Cut { user: self.user.take(), at_ns: now_ns() };
             let mut inner = self.state.inner();
             if inner.cuts.len() < CUTS_MAX {

@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::*;
+use crate::ledger::token::Token;
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -188,14 +189,69 @@ async fn whole_answers_have_the_shape_of_their_operation() {
 }
 
 #[tokio::test]
-async fn a_token_for_a_reader_that_checks_carries_user_number_and_time() {
+async fn a_token_for_a_reader_that_checks_carries_stream_attempt_number_and_time() {
     let mock = MockLlm::start().unwrap();
     let before = now_ns();
-    let events = events(&mock, CHAT, &streamed(json!({ "max_tokens": 1, "user": "u-1" }))).await;
-    let text = content(&events[1]);
-    let parts: Vec<&str> = text.as_str().unwrap().trim_end().split('.').collect();
-    assert_eq!(parts[..2], ["u-1", "0"]);
-    assert!((before..=now_ns()).contains(&parts[2].parse().unwrap()));
+    for count in 0..2 {
+        let events = events(&mock, CHAT, &streamed(json!({ "max_tokens": 2, "user": "u-1" }))).await;
+        for number in 0..2 {
+            let text = content(&events[number + 1]);
+            let token = Token::parse(text.as_str().unwrap().trim_end().as_bytes()).unwrap();
+            assert_eq!((token.stream, token.number), ("u-1", number as u64));
+            assert_eq!(token.attempt, mock.ledger()[count].attempt);
+            assert!((before..=now_ns()).contains(&token.sent_ns));
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_books_say_of_each_attempt_what_was_written_and_how_it_ended() {
+    let mock = MockLlm::start().unwrap();
+    let body = streamed(json!({ "user": "u-1" }));
+    let wire = Script::Wire { bytes: "x".into(), end: End::Close };
+    let cases = [
+        (Script::answer(3), 3, Ended::Complete),
+        (Script::broken(2, [Step::Cut]), 2, Ended::Fault),
+        (Script::broken(2, []), 2, Ended::Fault),
+        (Script::broken(1, [Step::Finish("stop"), Step::Error(ErrorForm::OpenAi)]), 1, Ended::Fault),
+        (Script::broken(1, [Step::Finish("stop")]), 1, Ended::Complete),
+        (Script::status(503, "no"), 0, Ended::Fault),
+        (wire, 0, Ended::Fault),
+    ];
+    for (script, tokens, ended) in cases {
+        println!("{script:?}");
+        mock.next(script);
+        drop(ask(&mock, CHAT, &body).await);
+        let attempt = mock.ledger().pop().unwrap();
+        assert_eq!((attempt.tokens, attempt.ended, attempt.stream.as_deref()), (tokens, ended, Some("u-1")));
+        assert!(attempt.ended_ns.unwrap() >= attempt.begun_ns);
+    }
+    let (page, _) = ask(&mock, "/mock/ledger", &json!({})).await;
+    let lines = page.split_once("\r\n\r\n").unwrap().1.lines();
+    let attempts: Vec<Attempt> = lines.map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(attempts, mock.ledger());
+}
+
+#[tokio::test]
+async fn the_books_tell_an_open_attempt_from_one_whose_client_left() {
+    let mock = MockLlm::start().unwrap();
+    mock.next(Script::broken(2, [Step::Hang]));
+    let mut tcp = TcpStream::connect(mock.address()).await.unwrap();
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: m\r\nx-request-id: req-1\r\ncontent-length: 2\r\n\r\n{}";
+    tcp.write_all(head.as_bytes()).await.unwrap();
+    let mut seen = String::new();
+    while !seen.contains("t1 ") {
+        let mut bytes = [0; 4_096];
+        let length = tcp.read(&mut bytes).await.unwrap();
+        seen.push_str(&String::from_utf8_lossy(&bytes[..length]));
+    }
+    let open = mock.ledger().remove(0);
+    assert_eq!((open.ended, open.ended_ns, open.tokens, open.stream), (Ended::Open, None, 2, None));
+    assert_eq!(open.exchange.as_deref(), Some("req-1"));
+    drop(tcp);
+    mock.cancelled(1).await;
+    assert_eq!(mock.ledger()[0].ended, Ended::Cut);
+    assert!(mock.ledger()[0].ended_ns.is_some());
 }
 
 #[tokio::test]
