@@ -5,6 +5,7 @@
 
 pub mod certs;
 pub mod client;
+pub mod fault_proxy;
 pub mod gateway;
 pub mod ledger;
 pub mod cluster;

@@ -65,6 +65,12 @@ impl Ask {
         Self::post(CHAT, body.to_string())
     }
 
+    /// The same request by another method.
+    #[must_use]
+    pub fn method(self, method: Method) -> Self {
+        Self { method, ..self }
+    }
+
     /// The same request with one more header.
     #[must_use]
     pub fn header(mut self, name: &str, value: impl Into<Bytes>) -> Self {
