@@ -8,6 +8,7 @@
 //! whether the answer was complete; [`reply`] reads answers that do not stream; [`openai`] writes what we say ourselves.
 
 pub mod call;
+pub mod estimate;
 pub mod sse;
 pub mod watch;
 pub mod reply;

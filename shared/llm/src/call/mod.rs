@@ -33,6 +33,9 @@ pub struct Call {
     pub include_usage: bool,
     /// How many choices the answer has; `None` when the body does not tell.
     pub choices: Option<u32>,
+    /// The bytes of `messages`, `prompt` or `input` as they were written; what
+    /// [`estimate::tokens`](crate::estimate::tokens) makes a number of tokens of.
+    pub prompt_bytes: usize,
     /// The body as it came.
     pub body: Bytes,
     spots: Spots,

@@ -32,7 +32,9 @@ pub(super) fn parse(op: Op, body: Bytes) -> Result<Call, CallFault> {
     };
     // `read_model` has seen that it is there; an empty range would change nothing.
     let spots = Spots { model: facts.model.map_or(0..0, |model| range_in(text, model.get())), usage };
-    Ok(Call { op, model, stream, include_usage, choices, body, spots })
+    let question = [facts.messages, facts.prompt, facts.input];
+    let prompt_bytes = question.into_iter().flatten().map(|part| part.get().len()).sum();
+    Ok(Call { op, model, stream, include_usage, choices, prompt_bytes, body, spots })
 }
 
 /// Rejects what the parser should not be shown.
@@ -91,6 +93,8 @@ struct Facts<'a> {
     stream_options: Option<&'a RawValue>,
     n: Option<&'a RawValue>,
     prompt: Option<&'a RawValue>,
+    messages: Option<&'a RawValue>,
+    input: Option<&'a RawValue>,
 }
 
 // === impl Facts ===
@@ -120,6 +124,8 @@ impl<'de> Visitor<'de> for FactsVisitor {
                 "stream_options" => Some(&mut facts.stream_options),
                 "n" => Some(&mut facts.n),
                 "prompt" => Some(&mut facts.prompt),
+                "messages" => Some(&mut facts.messages),
+                "input" => Some(&mut facts.input),
                 _ => None,
             };
             match fact {

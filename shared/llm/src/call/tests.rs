@@ -250,3 +250,12 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_question_is_measured_whatever_its_operation_calls_it() {
+    let bytes = |op, body: &str| Call::parse(op, Bytes::copy_from_slice(body.as_bytes())).unwrap().prompt_bytes;
+    assert_eq!(bytes(Op::ChatCompletions, r#"{"model":"m","messages":[{"role":"user"}],"stream":true}"#), 17);
+    assert_eq!(bytes(Op::Completions, r#"{"model":"m","prompt":"four"}"#), 6);
+    assert_eq!(bytes(Op::Embeddings, r#"{"model":"m","input":[1,2]}"#), 5);
+    assert_eq!(bytes(Op::Embeddings, r#"{"model":"m"}"#), 0);
+}

@@ -74,6 +74,25 @@ pub fn usage_of(body: &[u8]) -> Option<Usage> {
     usage_from_value(serde_json::from_slice::<Body<'_>>(body).ok()?.usage?.get())
 }
 
+/// How many bytes of text a whole reply body holds, over all of its choices; 0 when it has none.
+pub fn text_bytes(body: &[u8]) -> usize {
+    #[derive(Deserialize)]
+    struct Body<'a> {
+        #[serde(borrow, default)]
+        choices: Vec<Choice<'a>>,
+    }
+    #[derive(Deserialize)]
+    struct Choice<'a> {
+        #[serde(borrow)]
+        message: Option<&'a RawValue>,
+        #[serde(borrow)]
+        text: Option<&'a RawValue>,
+    }
+    let Ok(body) = serde_json::from_slice::<Body<'_>>(body) else { return 0 };
+    let parts = body.choices.iter().flat_map(|choice| [choice.message, choice.text]).flatten();
+    parts.map(|part| part.get().len()).sum()
+}
+
 /// Reads the value of a `usage` member; negative, fractional and absurd numbers make it `None`.
 pub(crate) fn usage_from_value(value: &str) -> Option<Usage> {
     #[derive(Deserialize)]

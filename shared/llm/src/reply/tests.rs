@@ -112,3 +112,11 @@ fn model_ids_come_in_the_order_of_the_list() {
     assert_eq!(model_ids(br#"{"data":[{"name":"b"}]}"#), None);
     assert_eq!(model_ids(b"<html>"), None);
 }
+
+#[test]
+fn the_text_of_a_reply_is_measured_over_all_of_its_choices() {
+    let text = |body: &str| text_bytes(body.as_bytes());
+    assert_eq!(text(r#"{"choices":[{"text":"abc"},{"text":"de"}]}"#), r#""abc""de""#.len());
+    assert_eq!(text(r#"{"choices":[{"message":{"content":"abc"}}]}"#), r#"{"content":"abc"}"#.len());
+    assert_eq!((text(r#"{"data":[]}"#), text("no JSON")), (0, 0));
+}

@@ -45,6 +45,7 @@ pub struct Watch {
     error: Option<BackendError>,
     done: bool,
     events: u64,
+    tokens: u64,
 }
 
 /// Which choices are finished.
@@ -77,6 +78,7 @@ impl Watch {
             error: None,
             done: false,
             events: 0,
+            tokens: 0,
         }
     }
 
@@ -106,16 +108,17 @@ impl Watch {
         {
             return self.fail(error);
         }
-        if signs.finish_reason || signs.usage || self.choices.are_many() {
+        // The first event of a stream is often only the role: a closer look tells it from a token.
+        if signs.finish_reason || signs.usage || self.choices.are_many() || self.tokens == 0 {
             return self.look_inside(block, &data);
         }
         if signs.usage_null && self.strip_usage {
             // Where vLLM puts it, the last brace can only be the chunk's own: no need to parse every token.
             let Some(start) = data.strip_suffix(br#","usage":null}"#) else { return self.look_inside(block, &data) };
-            self.events += 1;
+            self.token();
             return Keep::Replace(with_data(block, start, b"}"));
         }
-        self.events += 1;
+        self.token();
         Keep::Forward
     }
 
@@ -143,9 +146,20 @@ impl Watch {
         self.events
     }
 
+    /// How many tokens were generated, as far as events tell: those with text, tool calls or the like, which is one
+    /// token each with most backends. The backend's own [`usage`](Self::usage) knows better.
+    pub fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
     /// Whether the backend sent `[DONE]`, deserved or not.
     pub fn done_seen(&self) -> bool {
         self.done
+    }
+
+    fn token(&mut self) {
+        self.events += 1;
+        self.tokens += 1;
     }
 
     fn fail(&mut self, error: BackendError) -> Keep {
@@ -161,11 +175,12 @@ impl Watch {
     /// The slow path: parses the event. What is no chunk as we know it passes untouched.
     fn look_inside(&mut self, block: &Block<'_>, data: &[u8]) -> Keep {
         let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(data) else {
-            self.events += 1;
+            self.token();
             return Keep::Forward;
         };
         for choice in chunk.choices.iter().flatten() {
             let reason = choice.finish_reason.and_then(finish_reason);
+            self.tokens += u64::from(choice.has_output());
             self.choices.note(choice.index.unwrap_or(0), reason.is_some());
             if let Some(reason) = reason {
                 self.finish_reason = Some(reason.into_owned());
@@ -265,6 +280,23 @@ struct Choice<'a> {
     index: Option<u32>,
     #[serde(borrow)]
     finish_reason: Option<&'a RawValue>,
+    #[serde(borrow)]
+    delta: Option<&'a RawValue>,
+    #[serde(borrow)]
+    text: Option<&'a RawValue>,
+}
+
+// === impl Choice ===
+
+impl Choice<'_> {
+    /// Was something generated for it? A role, a finish reason and empty texts are nothing.
+    fn has_output(&self) -> bool {
+        let says = |value: &RawValue| !matches!(value.get(), "null" | "\"\"" | "[]" | "{}");
+        let delta =
+            self.delta.and_then(|delta| serde_json::from_str::<BTreeMap<Cow<'_, str>, &RawValue>>(delta.get()).ok());
+        self.text.is_some_and(says)
+            || delta.is_some_and(|delta| delta.iter().any(|(name, value)| name != "role" && says(value)))
+    }
 }
 
 fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {

@@ -320,3 +320,39 @@ proptest! {
         }
     }
 }
+
+// --- tokens
+
+#[test]
+fn a_role_a_finish_a_usage_and_done_are_no_tokens() {
+    let role = r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#;
+    let mut watch = watch();
+    send(&mut watch, &[role, TOKEN, TOKEN, STOP, USAGE_CHUNK, "[DONE]"]);
+    assert_eq!((watch.tokens(), watch.events()), (2, 4));
+}
+
+#[test]
+fn whatever_a_model_puts_out_is_a_token_also_with_the_role_or_the_finish_in_the_same_event() {
+    let with = |members: &str, reason: &str| {
+        format!(r#"{{"choices":[{{"index":0,"delta":{{"role":"assistant",{members}}},"finish_reason":{reason}}}]}}"#)
+    };
+    for members in [r#""content":"x""#, r#""reasoning_content":"x""#, r#""content":null,"tool_calls":[{"index":0}]"#] {
+        let mut watch = watch();
+        send(&mut watch, &[&with(members, "null"), &with(members, r#""stop""#)]);
+        assert_eq!(watch.tokens(), 2, "{members}");
+    }
+    let mut watch = watch();
+    send(
+        &mut watch,
+        &[r#"{"choices":[{"index":0,"text":"x"}]}"#, r#"{"choices":[{"index":0,"text":"","finish_reason":"stop"}]}"#],
+    );
+    assert_eq!(watch.tokens(), 1, "of a completion");
+}
+
+#[test]
+fn tokens_of_several_choices_are_counted_each() {
+    let both = r#"{"choices":[{"index":0,"delta":{"content":"a"}},{"index":1,"delta":{"content":"b"}}]}"#;
+    let mut watch = watch_n(2);
+    send(&mut watch, &[both, both]);
+    assert_eq!(watch.tokens(), 4);
+}
