@@ -14,6 +14,8 @@ use ntonix_llm::{Usage, call::Call};
 use tokio::time::Instant;
 
 use crate::{
+    edge::Stopping,
+    listener::{guard::Activity, streams::Progress},
     live::{Identity, Key, Live, Tenant},
     policy::observe::Observer,
     refusal::{Kind, Refusal},
@@ -56,6 +58,19 @@ pub(crate) struct Client {
     pub(crate) transport: Transport,
     /// The headers of its request, without its credentials: what is not there cannot leak.
     pub(crate) headers: HeaderMap,
+    /// Why it went, when it is gone.
+    pub(crate) leave: Leave,
+}
+
+/// Why an exchange is dropped before its end: asked when that happens.
+#[derive(Debug, Default)]
+pub(crate) struct Leave {
+    /// The connection.
+    pub(crate) activity: Arc<Activity>,
+    /// The stream of an HTTP/2 connection.
+    pub(crate) stream: Option<Arc<Progress>>,
+    /// The gateway goes away.
+    pub(crate) stopping: Arc<Stopping>,
 }
 
 /// How a client speaks to us.
@@ -86,8 +101,6 @@ pub(crate) struct Facts {
     pub(crate) backend: Option<(Arc<str>, Arc<str>)>,
     /// Attempts made.
     pub(crate) attempts: u32,
-    /// What the backend said that it used, when the body was read at once.
-    pub(crate) usage: Option<Usage>,
 }
 
 /// An answer: its head, and a body that is pulled.
@@ -106,9 +119,22 @@ pub(crate) struct ReplyBody {
     source: Source,
     holds: Vec<Hold>,
     observer: Option<Observer>,
-    /// The usage of a source that has ended.
-    used: Option<Usage>,
+    /// What passed of a source that has ended.
+    passed: Option<Tally>,
+    settles: Settles,
 }
+
+/// When an answer counts as delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Settles {
+    /// With its last bytes: the client's connection takes what it is given.
+    AtItsEnd,
+    /// When whoever cut it into pieces says that all of them have left.
+    WhenTold,
+}
+
+/// The outcome of an exchange whose client left before the end.
+const CANCELLED: &str = "cancelled";
 
 /// Something that is given back when the answer ends or is dropped: limits count streams, not headers.
 pub(crate) type Hold = Box<dyn Send>;
@@ -117,7 +143,7 @@ pub(crate) type Hold = Box<dyn Send>;
 #[derive(Debug)]
 pub(crate) enum Source {
     /// All of it is here.
-    Full(Bytes),
+    Full(Whole),
     /// A backend's stream.
     Relay(Box<Relay>),
     /// A large body that is not a stream.
@@ -126,6 +152,14 @@ pub(crate) enum Source {
     Opening(Box<Opening>),
     /// Nothing is left.
     End,
+}
+
+/// A body that is all here.
+#[derive(Debug)]
+pub(crate) struct Whole {
+    /// `None` once it was handed out.
+    bytes: Option<Bytes>,
+    tally: Tally,
 }
 
 // === impl Exchange ===
@@ -150,6 +184,21 @@ impl Transport {
     }
 }
 
+// === impl Leave ===
+
+impl Leave {
+    /// What the records say of an exchange that nobody pulls any more.
+    pub(crate) fn outcome(&self) -> &'static str {
+        if self.activity.has_stalled() || self.stream.as_ref().is_some_and(|stream| stream.has_stalled()) {
+            Kind::ClientStalled.as_label()
+        } else if self.stopping.has_begun() {
+            Kind::Draining.as_label()
+        } else {
+            CANCELLED
+        }
+    }
+}
+
 // === impl Record ===
 
 impl Record {
@@ -163,8 +212,14 @@ impl Record {
 
 impl Reply {
     /// An answer whose body is all here.
+    #[cfg(test)]
     pub(crate) fn full(status: StatusCode, headers: HeaderMap, body: Bytes) -> Self {
-        Self { status, headers, body: ReplyBody::new(Source::Full(body)) }
+        Self::whole(status, headers, body, Tally::default())
+    }
+
+    /// An answer whose body is all here, and the tokens that a backend used for it.
+    pub(crate) fn whole(status: StatusCode, headers: HeaderMap, body: Bytes, tally: Tally) -> Self {
+        Self { status, headers, body: ReplyBody::new(Source::Full(Whole { bytes: Some(body), tally })) }
     }
 
     /// An answer that streams.
@@ -187,7 +242,7 @@ impl Reply {
 
 impl ReplyBody {
     fn new(source: Source) -> Self {
-        Self { source, holds: Vec::new(), observer: None, used: None }
+        Self { source, holds: Vec::new(), observer: None, passed: None, settles: Settles::AtItsEnd }
     }
 
     /// The next bytes: whole events of a stream, or the body. An error is the last item; after it or `None` all that
@@ -207,16 +262,36 @@ impl ReplyBody {
         };
         match &item {
             Some(Ok(_)) if !self.is_end() => {}
-            Some(Ok(_)) | None => self.finish(None),
             Some(Err(refusal)) => self.finish(Some(refusal)),
+            Some(Ok(_)) | None if self.settles == Settles::AtItsEnd => self.finish(None),
+            Some(Ok(_)) | None => self.close(),
         }
         Poll::Ready(item)
+    }
+
+    /// From now on the end of the bytes is not yet the end of the exchange: [`settle`](Self::settle) is.
+    pub(crate) fn settle_when_told(&mut self) {
+        self.settles = Settles::WhenTold;
+    }
+
+    /// All that was pulled has left.
+    pub(crate) fn settle(&mut self) {
+        self.finish(None);
+    }
+
+    /// Of what was pulled, so many tokens were not handed on.
+    pub(crate) fn held_back(&mut self, tokens: u64) {
+        let mut passed = self.source.tally().or(self.passed).unwrap_or_default();
+        passed.delivered = passed.delivered.saturating_sub(tokens);
+        self.passed = Some(passed);
+        self.source = Source::End;
     }
 
     /// Will `poll_next` give nothing more? Known with the last bytes, so that the end can leave with them.
     pub(crate) fn is_end(&self) -> bool {
         match &self.source {
-            Source::Full(_) | Source::Opening(_) | Source::Passage(_) => false,
+            Source::Opening(_) | Source::Passage(_) => false,
+            Source::Full(whole) => whole.bytes.is_none(),
             Source::Relay(relay) => relay.is_end(),
             Source::End => true,
         }
@@ -224,13 +299,13 @@ impl ReplyBody {
 
     /// What the backend said that it used, so far.
     pub(crate) fn usage(&self) -> Option<Usage> {
-        self.source.tally().and_then(|tally| tally.usage).or(self.used)
+        self.tally().and_then(|tally| tally.usage)
     }
 
     /// How long it is, when that is known.
     pub(crate) fn size(&self) -> Option<u64> {
         match &self.source {
-            Source::Full(bytes) => Some(bytes.len() as u64),
+            Source::Full(whole) => Some(whole.bytes.as_ref().map_or(0, Bytes::len) as u64),
             Source::End => Some(0),
             Source::Relay(_) | Source::Opening(_) | Source::Passage(_) => None,
         }
@@ -247,20 +322,28 @@ impl ReplyBody {
     }
 
     fn finish(&mut self, refusal: Option<&Refusal>) {
-        let tally = self.source.tally();
-        self.used = tally.and_then(|tally| tally.usage).or(self.used);
+        self.close();
         if let Some(observer) = self.observer.take() {
-            observer.finished(refusal, tally);
+            observer.finished(refusal, self.passed);
         }
-        self.source = Source::End;
         self.holds.clear();
+    }
+
+    /// Nothing more is pulled: whatever still comes from the backend is cut off.
+    fn close(&mut self) {
+        self.passed = self.tally();
+        self.source = Source::End;
+    }
+
+    fn tally(&self) -> Option<Tally> {
+        self.source.tally().or(self.passed)
     }
 }
 
 impl Drop for ReplyBody {
     fn drop(&mut self) {
         if let Some(observer) = self.observer.take() {
-            observer.cancelled(self.source.tally());
+            observer.dropped(self.tally());
         }
     }
 }
@@ -278,11 +361,7 @@ impl Source {
         loop {
             match self {
                 Source::End => return Poll::Ready(None),
-                Source::Full(bytes) => {
-                    let bytes = std::mem::take(bytes);
-                    *self = Source::End;
-                    return Poll::Ready((!bytes.is_empty()).then_some(Ok(bytes)));
-                }
+                Source::Full(whole) => return Poll::Ready(whole.take().map(Ok)),
                 Source::Relay(relay) => return relay.poll_next(cx),
                 Source::Passage(passage) => return passage.poll_next(cx),
                 Source::Opening(opening) => match opening.poll_next(cx) {
@@ -299,7 +378,19 @@ impl Source {
         match self {
             Source::Relay(relay) => Some(relay.tally()),
             Source::Passage(passage) => Some(passage.tally()),
-            Source::Full(_) | Source::Opening(_) | Source::End => None,
+            Source::Full(whole) => Some(whole.tally),
+            Source::Opening(_) | Source::End => None,
         }
+    }
+}
+
+// === impl Whole ===
+
+impl Whole {
+    /// All of it, once.
+    pub(crate) fn take(&mut self) -> Option<Bytes> {
+        let bytes = self.bytes.take()?;
+        (self.tally.delivered, self.tally.bytes) = (self.tally.generated, bytes.len() as u64);
+        (!bytes.is_empty()).then_some(bytes)
     }
 }

@@ -17,6 +17,7 @@ mod live;
 mod sync;
 mod file;
 mod metrics;
+mod usage;
 mod ops;
 mod settings;
 mod worker;

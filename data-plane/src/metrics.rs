@@ -29,6 +29,7 @@ pub(crate) struct Counts {
     pub(crate) connections: Gauge,
     /// Panics that were caught.
     pub(crate) panics: Counter,
+    lost_records: Counter,
     request_duration: Family<Labels<1>, Histogram, WithBuckets>,
     time_to_first_token: Family<Labels<1>, Histogram, WithBuckets>,
     time_per_output_chunk: Family<Labels<1>, Histogram, WithBuckets>,
@@ -162,6 +163,10 @@ impl Metrics {
             queued: registry.gauge("ntonix_queued_exchanges", "Exchanges that wait for a place"),
             connections: registry.gauge("ntonix_client_connections", "Open client connections"),
             panics: registry.counter("ntonix_panics", "Panics that ended one exchange; each is a bug"),
+            lost_records: registry.counter(
+                "ntonix_usage_records_lost",
+                "Records of --usage-log that never reached it, because its disk is full or too slow",
+            ),
             request_duration: registry.histograms(
                 "gen_ai_server_request_duration_seconds",
                 "From the arrival of a request to the end of its answer",
@@ -182,7 +187,10 @@ impl Metrics {
                 "From the arrival of a request to asking the first backend, waiting in the queue included",
                 OVERHEAD,
             ),
-            tokens: registry.counters("ntonix_tokens", "Tokens as backends counted them, by route and type (input, output)"),
+            tokens: registry.counters(
+                "ntonix_tokens",
+                "Tokens, by route and type (input, output); counted by backends, or estimated when they do not count",
+            ),
             attempts: registry.counters("ntonix_backend_attempts", "Attempts, by pool and backend"),
             failures: registry.counters("ntonix_backend_failures", "Attempts that failed, by pool and backend"),
             revision: registry.gauge("ntonix_config_revision", "The revision that runs; 0 for a file or before the first"),
@@ -249,6 +257,11 @@ impl Counts {
                 self.backend_state.get_or_create_owned(&[pool, name, state]).set(1);
             }
         }
+    }
+
+    /// So many records of usage were lost so far.
+    pub(crate) fn lost_records(&self, so_far: u64) {
+        self.lost_records.inc_by(so_far.saturating_sub(self.lost_records.get()));
     }
 
     /// All of them as text.

@@ -9,14 +9,14 @@ use ntonix_runtime::{
 
 use crate::{
     live::{Cell, Live, OriginSource},
-    metrics::Metrics,
+    usage::Books,
 };
 
 /// The pages of one worker.
 #[derive(Debug)]
 pub(crate) struct Pages {
     pub(crate) cell: Arc<Cell>,
-    pub(crate) metrics: Metrics,
+    pub(crate) books: Books,
     pub(crate) drain: Drain,
 }
 
@@ -36,9 +36,10 @@ impl Probes for Pages {
 
     fn metrics(&self) -> String {
         if let Some(live) = self.cell.load() {
-            self.metrics.look_at(&live);
+            self.books.metrics.look_at(&live);
         }
-        self.metrics.encode()
+        self.books.metrics.lost_records(self.books.usage.lost());
+        self.books.metrics.encode()
     }
 }
 

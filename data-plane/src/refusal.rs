@@ -192,6 +192,11 @@ impl Kind {
 // === impl Refusal ===
 
 impl Refusal {
+    /// The gateway goes away before this one is over.
+    pub(crate) fn stopped() -> Self {
+        Self::new(Kind::Draining, "the gateway is going away and could not wait for this one to end")
+    }
+
     /// A refusal that says `public` to the client: lower case, no full stop, nothing internal.
     pub(crate) fn new(kind: Kind, public: impl Into<Cow<'static, str>>) -> Self {
         Self {

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser};
 use http::HeaderValue;
 use ntonix_runtime::{
+    lines::Destination,
     listen,
     settings::{LogArgs, state_dir},
 };
@@ -37,6 +38,12 @@ pub struct TrafficArgs {
     /// Pages that may call from a browser, as in https://chat.example.com; repeatable
     #[arg(long, env = "NTONIX_ALLOW_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
     pub allow_origin: Vec<HeaderValue>,
+    /// File that gets one JSON line for each exchange, opened again on SIGHUP; - is standard output
+    #[arg(long, env = "NTONIX_USAGE_LOG", value_name = "FILE")]
+    pub usage_log: Option<Destination>,
+    /// How long a client may read nothing while there is something to read; then its stream ends
+    #[arg(long, env = "NTONIX_CLIENT_STALL", value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+    pub client_stall: Duration,
 }
 
 /// A data-plane worker of NTONIX: takes client traffic, picks a backend, relays the stream.

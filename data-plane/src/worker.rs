@@ -14,6 +14,7 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use ntonix_proto::sync::v1::Hello;
 use ntonix_runtime::{
     drain::{Drain, Trigger},
+    lines::LinesGuard,
     listen::{self, ReusePort},
     probe::{self, Probes},
     reload::FileWatch,
@@ -40,6 +41,7 @@ use crate::{
     settings::{ConfigOrigin, Settings, TrafficArgs},
     sync::Follower,
     upstream::connect::enter_thread,
+    usage::{Books, UsageLog},
 };
 
 /// A data-plane process, or the data-plane half of one.
@@ -53,6 +55,8 @@ pub struct Worker {
     /// What the worker cannot do without; the first one to end ends the worker.
     needed: JoinSet<anyhow::Result<()>>,
     threads: FuturesUnordered<JoinHandle<io::Result<()>>>,
+    /// Writes the last records when the worker has ended.
+    _usage: Option<LinesGuard>,
 }
 
 /// Where a worker listens.
@@ -99,12 +103,14 @@ impl Worker {
         let descriptors = listen::raise_open_files();
         let threads = settings.traffic.thread_count();
         let metrics = Metrics::new();
+        let (usage, usage_guard) = open_usage_log(&settings.traffic)?;
+        let books = Books { metrics: metrics.clone(), usage };
         let cell = Arc::new(Cell::new(metrics.clone(), threads));
         let changes = Changes::new();
 
         let sockets = Sockets::bind(&settings.traffic, threads)?;
         let mut addresses = sockets.addresses()?;
-        let pages = Arc::new(Pages { cell: Arc::clone(&cell), metrics: metrics.clone(), drain: drain.clone() });
+        let pages = Arc::new(Pages { cell: Arc::clone(&cell), books: books.clone(), drain: drain.clone() });
         let mut needed = JoinSet::new();
         if let Some(address) = settings.ops {
             addresses.ops = Some(serve_ops(&mut needed, address, Arc::clone(&pages))?);
@@ -117,6 +123,9 @@ impl Worker {
                 Ok(())
             }
         });
+        if usage_guard.is_some() {
+            needed.spawn(reopen_on_hangup(books.usage.clone())?);
+        }
         if let Some(tls) = sockets.tls.clone() {
             needed.spawn(async move {
                 tls::follow(tls).await;
@@ -124,16 +133,17 @@ impl Worker {
             });
         }
         let shared = Shared {
-            admission: Arc::new(Admission::new(metrics.clone())),
+            admission: Arc::new(Admission::new(metrics)),
             places: Arc::new(Semaphore::new(most_connections(descriptors))),
             origins: Origins::new(settings.traffic.allow_origin.clone()),
             cell,
-            metrics,
+            books,
+            stall: settings.traffic.client_stall,
             drain: drain.clone(),
             trigger: trigger.clone(),
         };
         let threads = sockets.serve(shared)?;
-        Ok(Self { addresses, pages, changes, trigger, drain, needed, threads })
+        Ok(Self { addresses, pages, changes, trigger, drain, needed, threads, _usage: usage_guard })
     }
 
     /// Where it listens.
@@ -212,6 +222,24 @@ impl Worker {
         }
         failed.map_or(Ok(()), Err)
     }
+}
+
+fn open_usage_log(traffic: &TrafficArgs) -> anyhow::Result<(UsageLog, Option<LinesGuard>)> {
+    let Some(destination) = &traffic.usage_log else { return Ok(Default::default()) };
+    let (log, guard) =
+        UsageLog::open(destination.clone()).with_context(|| format!("cannot write --usage-log {destination}"))?;
+    Ok((log, Some(guard)))
+}
+
+/// Whoever rotates the file moves it away and sends a SIGHUP.
+fn reopen_on_hangup(usage: UsageLog) -> anyhow::Result<impl Future<Output = anyhow::Result<()>>> {
+    let mut hangups = hangups().context("cannot listen for SIGHUP")?;
+    Ok(async move {
+        loop {
+            hangups.next().await;
+            usage.reopen();
+        }
+    })
 }
 
 fn serve_ops(
@@ -306,7 +334,8 @@ pub(crate) fn announce(live: &Live, traffic: &TrafficArgs) {
 #[derive(Clone)]
 struct Shared {
     cell: Arc<Cell>,
-    metrics: Metrics,
+    books: Books,
+    stall: Duration,
     admission: Arc<Admission>,
     places: Arc<Semaphore>,
     origins: Origins,
@@ -399,10 +428,11 @@ fn run_thread(sockets: Vec<(StdListener, Option<ServerTls>)>, allow_anonymous: b
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async move {
         let edge = Arc::new(Edge {
-            stack: BoxCloneSyncService::new(policy::worker_stack(&shared.metrics, Arc::clone(&shared.admission))),
+            stack: BoxCloneSyncService::new(policy::worker_stack(&shared.books, Arc::clone(&shared.admission))),
             cell: Arc::clone(&shared.cell),
             origins: shared.origins.clone(),
-            metrics: shared.metrics.clone(),
+            books: shared.books.clone(),
+            stall: shared.stall,
             drain: shared.drain.clone(),
         });
         let mut accepting = JoinSet::new();

@@ -26,7 +26,7 @@ const CRATES: [(&str, &[&str]); 8] = [
 const WAY: [&str; 6] = ["listener", "edge", "policy", "routing", "balance", "upstream"];
 
 /// What every part of the way may import.
-const SHARED: [&str; 5] = ["exchange", "refusal", "live", "metrics", "relay"];
+const SHARED: [&str; 6] = ["exchange", "refusal", "live", "metrics", "usage", "relay"];
 
 /// Imports against the way. Each is one file that stands where two parts meet.
 const AGAINST_THE_WAY: [(&str, &str, &str); 7] = [

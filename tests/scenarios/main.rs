@@ -15,6 +15,7 @@ mod routing;
 mod balancing;
 mod models;
 mod usage;
+mod records;
 mod headers;
 mod deadlines;
 mod heartbeats;

@@ -9,15 +9,20 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use ntonix_data_plane::{Addresses, DataPlaneArgs, Settings, TrafficArgs, Worker};
 use ntonix_runtime::drain::{self, Trigger};
+use ntonix_runtime::lines::Destination;
 use ntonix_runtime::tasks;
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use crate::client::{Ask, Connection};
-use crate::wait::soon;
+use crate::wait::{eventually, soon};
 
 /// How long streams may go on when something that the worker needs has died.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// Where a worker writes its records, in its folder.
+const USAGE_LOG: &str = "usage.jsonl";
 
 /// A worker that serves from a file until it is dropped.
 #[derive(Debug)]
@@ -46,6 +51,7 @@ impl TestWorker {
     pub async fn start_with(config: &str, adjust: impl FnOnce(&mut TrafficArgs)) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let mut settings = settings(&folder)?;
+        settings.traffic.usage_log = Some(Destination::File(folder.path().join(USAGE_LOG)));
         adjust(&mut settings.traffic);
         fs::write(file_in(&folder), config)?;
         let (trigger, drain) = drain::channel();
@@ -105,6 +111,26 @@ impl TestWorker {
         let page = self.metrics().await?;
         let values = page.lines().filter_map(|line| line.strip_prefix(sample)?.trim().parse::<f64>().ok());
         Ok(values.sum())
+    }
+
+    /// Its records of usage so far, one for each exchange that has ended.
+    ///
+    /// # Errors
+    /// When a line is no JSON object.
+    pub fn records(&self) -> anyhow::Result<Vec<Value>> {
+        let text = fs::read_to_string(self.folder.path().join(USAGE_LOG))?;
+        text.lines().map(|line| serde_json::from_str(line).with_context(|| format!("no record: {line}"))).collect()
+    }
+
+    /// Waits until there are so many records, and returns them.
+    ///
+    /// # Errors
+    /// When they do not come, or there are more.
+    pub async fn until_records(&self, count: usize) -> anyhow::Result<Vec<Value>> {
+        eventually("the records of usage", async || self.records().is_ok_and(|records| records.len() >= count)).await?;
+        let records = self.records()?;
+        anyhow::ensure!(records.len() == count, "{} records instead of {count}: {records:#?}", records.len());
+        Ok(records)
     }
 
     /// Tells it to finish what runs within `within`.

@@ -10,10 +10,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use super::{respond, stopping::Notice};
-use crate::{
-    exchange::ReplyBody,
-    refusal::{Kind, Refusal},
-};
+use crate::{exchange::ReplyBody, refusal::Refusal};
 
 /// What an answer to an HTTP client consists of.
 #[derive(Debug)]
@@ -101,7 +98,7 @@ impl Events {
     }
 
     fn stop(&mut self) -> Bytes {
-        let refusal = Refusal::new(Kind::Draining, "the gateway is going away and could not wait for this stream");
+        let refusal = Refusal::stopped();
         self.body.abort(&refusal);
         self.last(&refusal)
     }

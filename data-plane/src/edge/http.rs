@@ -31,15 +31,22 @@ impl Edge {
     pub(super) async fn ask(&self, visit: Visit, op: Op) -> Response<EdgeBody> {
         let started = Instant::now();
         let (client, id, stopping) = (visit.client(), Arc::clone(&visit.id), visit.peer.stopping.notice());
+        let door = Observer::at_the_door(self.books.clone(), &id, op, &client, started);
         let exchange = match self.read(visit, op, &client, started).await {
             Ok(exchange) => exchange,
             Err(refusal) => {
-                Observer::refused_at_the_door(&self.metrics, &id, op, &client, started, &refusal);
+                door.refused(&refusal);
                 return respond::response(&refusal, &id);
             }
         };
+        door.pass();
         let streams = exchange.call.stream;
-        match self.stack.clone().oneshot(exchange).await {
+        let answered = tokio::select! {
+            answered = self.stack.clone().oneshot(exchange) => answered,
+            // Dropped: its backend is cut, and it is recorded why.
+            () = stopping.come() => Err(Refusal::stopped()),
+        };
+        match answered {
             Ok(reply) if streams && reply.status == StatusCode::OK => events(reply, id, stopping),
             Ok(reply) => bytes(reply),
             Err(refusal) => respond::response(&refusal, &id),

@@ -11,7 +11,7 @@ pub(crate) mod respond;
 mod stopping;
 mod websocket;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use ::http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
@@ -21,12 +21,12 @@ use tower::util::BoxCloneSyncService;
 
 pub(crate) use self::{body::EdgeBody, cors::Origins, stopping::Stopping};
 use crate::{
-    exchange::{Client, Exchange, Reply, Transport},
-    listener::{Tenure, guard::Activity},
+    exchange::{Client, Exchange, Leave, Reply, Transport},
+    listener::{Tenure, guard::Activity, streams},
     live::{self, Live},
-    metrics::Metrics,
     refusal::{Kind, Refusal},
     upstream::headers::X_REQUEST_ID,
+    usage::Books,
 };
 
 /// The stack, as an edge calls it.
@@ -41,8 +41,10 @@ pub(crate) struct Edge {
     pub(crate) cell: Arc<live::Cell>,
     /// Pages that may talk to us from a browser.
     pub(crate) origins: Origins,
-    /// What is counted.
-    pub(crate) metrics: Metrics,
+    /// Where it is written down what became of exchanges.
+    pub(crate) books: Books,
+    /// How long a client may read nothing while there is something to read.
+    pub(crate) stall: Duration,
     /// Whether this worker is going away.
     pub(crate) drain: Drain,
 }
@@ -70,6 +72,15 @@ struct Visit {
     request: Request<Incoming>,
 }
 
+// === impl Peer ===
+
+impl Peer {
+    /// Why an exchange of this connection may be dropped; asked in the task that serves it.
+    fn leave(&self) -> Leave {
+        Leave { activity: Arc::clone(&self.activity), stream: streams::current(), stopping: Arc::clone(&self.stopping) }
+    }
+}
+
 // === impl Edge ===
 
 impl Edge {
@@ -83,7 +94,7 @@ impl Edge {
         let mut response = match self.cell.load() {
             Some(live) => Arc::clone(&self).dispatch(Visit { peer, id: Arc::clone(&id), live, request }).await,
             None => Err(Refusal::new(Kind::NotConfigured, "this gateway has no configuration yet")
-                .retry_after(std::time::Duration::from_secs(1))),
+                .retry_after(Duration::from_secs(1))),
         }
         .unwrap_or_else(|refusal| respond::response(&refusal, &id));
         if let Ok(id) = HeaderValue::from_str(&id) {
@@ -151,6 +162,6 @@ impl Visit {
             _ => Transport::Http1,
         };
         let headers = credential::taken_out(self.request.headers());
-        Arc::new(Client { address: self.peer.address, transport, headers })
+        Arc::new(Client { address: self.peer.address, transport, headers, leave: self.peer.leave() })
     }
 }

@@ -1,11 +1,12 @@
 //! The moment at which the gateway goes away, told to every stream of a connection, also to those that wait.
 
 use std::{
+    future::poll_fn,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    task::Context,
+    task::{Context, Poll},
 };
 
 use futures_util::task::AtomicWaker;
@@ -34,6 +35,11 @@ impl Stopping {
         self.lock().drain(..).filter_map(|stream| stream.upgrade()).for_each(|stream| stream.wake());
     }
 
+    /// Is it now?
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
+    }
+
     /// For one more stream.
     pub(crate) fn notice(self: &Arc<Self>) -> Notice {
         let waker = Arc::<AtomicWaker>::default();
@@ -54,7 +60,12 @@ impl Stopping {
 impl Notice {
     /// Is it now?
     pub(crate) fn has_come(&self) -> bool {
-        self.stopping.begun.load(Ordering::Relaxed)
+        self.stopping.has_begun()
+    }
+
+    /// Waits until it is.
+    pub(crate) async fn come(&self) {
+        poll_fn(|cx| if self.comes(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 
     /// Is it now? When not, the task is woken when it is.
@@ -66,8 +77,6 @@ impl Notice {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::poll_fn, task::Poll};
-
     use super::*;
 
     #[tokio::test]
@@ -75,9 +84,8 @@ mod tests {
         let stopping = Arc::<Stopping>::default();
         let (notice, gone) = (stopping.notice(), stopping.notice());
         drop(gone);
-        let told = poll_fn(|cx| if notice.comes(cx) { Poll::Ready(()) } else { Poll::Pending });
         let telling = async { stopping.begin() };
-        tokio::join!(told, telling);
+        tokio::join!(notice.come(), telling);
         assert!(notice.has_come() && stopping.notice().has_come());
     }
 }

@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -22,12 +22,13 @@ use tokio::{
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
 /// How long a connection may be idle between requests; before the first one it has `HEAD_WITHIN`.
 const IDLE_AT_MOST: Duration = Duration::from_secs(75);
-/// How long a client may read nothing while there is something to read.
-const STALL_AT_MOST: Duration = Duration::from_secs(60);
 
-/// How many requests of a connection are under way.
+/// What a connection does: how many of its requests are under way, and whether its client takes their answers.
 #[derive(Debug, Default)]
-pub(crate) struct Activity(AtomicUsize);
+pub(crate) struct Activity {
+    requests: AtomicUsize,
+    stalled: AtomicBool,
+}
 
 /// One request under way; over when dropped.
 #[derive(Debug)]
@@ -38,6 +39,8 @@ pub(crate) struct Busy(Arc<Activity>);
 pub(crate) struct Guarded<T> {
     inner: T,
     activity: Arc<Activity>,
+    /// How long a client may read nothing while there is something to read.
+    stall: Duration,
     reading: Clock,
     writing: Clock,
     /// Did the request that is awaited begin to come?
@@ -50,7 +53,7 @@ pub(crate) struct Guarded<T> {
 
 /// A timer that is set when something begins to be waited for, and forgotten when it comes.
 #[derive(Debug, Default)]
-struct Clock {
+pub(super) struct Clock {
     until: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
 }
@@ -60,30 +63,35 @@ struct Clock {
 impl Activity {
     /// A request begins.
     pub(crate) fn begin(self: &Arc<Self>) -> Busy {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.requests.fetch_add(1, Ordering::Relaxed);
         Busy(Arc::clone(self))
     }
 
+    /// Did the client stop reading for too long?
+    pub(crate) fn has_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed)
+    }
+
     fn is_idle(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == 0
+        self.requests.load(Ordering::Relaxed) == 0
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 // === impl Clock ===
 
 impl Clock {
-    fn stop(&mut self) {
+    pub(super) fn stop(&mut self) {
         self.until = None;
     }
 
     /// Is the time of what is waited for over? It begins with the first call.
-    fn poll_over(&mut self, cx: &mut Context<'_>, within: Duration) -> Poll<()> {
+    pub(super) fn poll_over(&mut self, cx: &mut Context<'_>, within: Duration) -> Poll<()> {
         let until = *self.until.get_or_insert_with(|| Instant::now() + within);
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(until)));
         if sleep.deadline() != until {
@@ -97,10 +105,11 @@ impl Clock {
 
 impl<T> Guarded<T> {
     /// Watches `inner`. `activity` is told of requests by whoever serves them.
-    pub(crate) fn new(inner: T, activity: Arc<Activity>) -> Self {
+    pub(crate) fn new(inner: T, activity: Arc<Activity>, stall: Duration) -> Self {
         Self {
             inner,
             activity,
+            stall,
             reading: Clock::default(),
             writing: Clock::default(),
             began: false,
@@ -129,7 +138,9 @@ impl<T> Guarded<T> {
     }
 
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        ready!(self.writing.poll_over(cx, STALL_AT_MOST));
+        ready!(self.writing.poll_over(cx, self.stall));
+        // Before the connection ends, which drops its answers: they ask why.
+        self.activity.stalled.store(true, Ordering::Relaxed);
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client stopped reading")))
     }
 }
@@ -213,10 +224,12 @@ mod tests {
 
     use super::*;
 
+    const STALL: Duration = Duration::from_secs(60);
+
     #[tokio::test(start_paused = true)]
     async fn a_client_that_sends_its_head_byte_by_byte_has_ten_seconds_in_all() {
         let (near, mut far) = duplex(64);
-        let mut guarded = Guarded::new(near, Arc::default());
+        let mut guarded = Guarded::new(near, Arc::default(), STALL);
         let start = Instant::now();
         let dripping = async {
             while far.write_all(b"G").await.is_ok() {
@@ -235,7 +248,7 @@ mod tests {
     async fn between_requests_a_connection_may_rest_longer() {
         let (near, mut far) = duplex(64);
         let activity = Arc::<Activity>::default();
-        let mut guarded = Guarded::new(near, Arc::clone(&activity));
+        let mut guarded = Guarded::new(near, Arc::clone(&activity), STALL);
         far.write_all(b"G").await.unwrap();
         let mut byte = [0];
         let busy = activity.begin();
@@ -252,28 +265,29 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_stops_reading_is_let_go() {
         let (near, _far) = duplex(16);
-        let mut guarded = Guarded::new(near, Arc::default());
+        let mut guarded = Guarded::new(near, Arc::default(), STALL);
         let start = Instant::now();
         let error = guarded.write_all(&[0; 64]).await.unwrap_err();
-        assert_eq!((error.kind(), start.elapsed()), (io::ErrorKind::TimedOut, STALL_AT_MOST));
+        assert_eq!((error.kind(), start.elapsed()), (io::ErrorKind::TimedOut, STALL));
+        assert!(guarded.activity.has_stalled());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_stops_reading_is_let_go_also_with_its_last_bytes_in_a_buffer_of_tls() {
         let (near, _far) = duplex(16);
         // Takes all that it is given, as rustls does, and gets rid of it with the flush.
-        let mut guarded = Guarded::new(tokio::io::BufWriter::new(near), Arc::default());
+        let mut guarded = Guarded::new(tokio::io::BufWriter::new(near), Arc::default(), STALL);
         guarded.write_all(&[0; 64]).await.unwrap();
         let start = Instant::now();
-        let flushed = tokio::time::timeout(2 * STALL_AT_MOST, guarded.flush()).await;
+        let flushed = tokio::time::timeout(2 * STALL, guarded.flush()).await;
         let error = flushed.expect("it ends by itself").unwrap_err();
-        assert_eq!((error.kind(), start.elapsed()), (io::ErrorKind::TimedOut, STALL_AT_MOST));
+        assert_eq!((error.kind(), start.elapsed()), (io::ErrorKind::TimedOut, STALL));
     }
 
     #[tokio::test(start_paused = true)]
     async fn answers_to_our_pings_do_not_keep_a_connection_without_requests() {
         let (near, mut far) = duplex(64);
-        let mut guarded = Guarded::new(near, Arc::default());
+        let mut guarded = Guarded::new(near, Arc::default(), STALL);
         far.write_all(b"PRI * HTTP/2.0").await.unwrap();
         let start = Instant::now();
         let acknowledging = async {

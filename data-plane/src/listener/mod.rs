@@ -1,12 +1,20 @@
 //! Client sockets: accepts, does the TLS handshake, speaks HTTP/1.1 or HTTP/2, and lets go when the worker drains.
 
 pub(crate) mod guard;
+pub(crate) mod streams;
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use hyper::service::service_fn;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
 use ntonix_runtime::{chain::Chain, drain::Held, tasks, tls::ServerTls};
@@ -18,7 +26,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use self::guard::Guarded;
+use self::{guard::Guarded, streams::Streams};
 use crate::{
     edge::{Edge, Peer},
     metrics::Metrics,
@@ -120,8 +128,8 @@ impl Listener {
 
 impl Tenure {
     fn new(place: OwnedSemaphorePermit, edge: &Arc<Edge>) -> Self {
-        edge.metrics.connections.inc();
-        Self { _place: place, _held: edge.drain.hold(), metrics: edge.metrics.clone() }
+        edge.books.metrics.connections.inc();
+        Self { _place: place, _held: edge.drain.hold(), metrics: edge.books.metrics.clone() }
     }
 }
 
@@ -136,7 +144,7 @@ async fn serve<T>(stream: T, peer: Arc<Peer>, edge: Arc<Edge>)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let io = TokioIo::new(Guarded::new(stream, Arc::clone(&peer.activity)));
+    let io = TokioIo::new(Guarded::new(stream, Arc::clone(&peer.activity), edge.stall));
     let service = {
         let (edge, peer) = (Arc::clone(&edge), Arc::clone(&peer));
         service_fn(move |request| {
@@ -144,11 +152,14 @@ where
             let (edge, peer) = (Arc::clone(&edge), Arc::clone(&peer));
             async move {
                 let response = edge.serve(peer, request).await;
-                Ok::<_, Infallible>(response.map(|body| Occupied { body, _busy: busy }))
+                let progress = streams::current();
+                // From here on it is the client that is waited for, until the body says otherwise.
+                progress.iter().for_each(|progress| progress.note(&Poll::Ready(())));
+                Ok::<_, Infallible>(response.map(|body| Occupied { body, progress, _busy: busy }))
             }
         })
     };
-    let builder = builder();
+    let builder = builder(edge.stall);
     let connection = builder.serve_connection_with_upgrades(io, service);
     tokio::pin!(connection);
     let drain = edge.drain.clone();
@@ -174,8 +185,8 @@ where
     }
 }
 
-fn builder() -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+fn builder(stall: Duration) -> auto::Builder<Streams> {
+    let mut builder = auto::Builder::new(Streams { stall });
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -197,10 +208,11 @@ fn builder() -> auto::Builder<TokioExecutor> {
 }
 
 pin_project_lite::pin_project! {
-    /// A body that keeps its connection busy until it ends.
+    /// A body that keeps its connection busy until it ends, and says how far it has come.
     struct Occupied<B> {
         #[pin]
         body: B,
+        progress: Option<Arc<streams::Progress>>,
         _busy: guard::Busy,
     }
 }
@@ -210,10 +222,15 @@ impl<B: http_body::Body> http_body::Body for Occupied<B> {
     type Error = B::Error;
 
     fn poll_frame(
-        self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<http_body::Frame<B::Data>, B::Error>>> {
-        self.project().body.poll_frame(cx)
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<B::Data>, B::Error>>> {
+        let this = self.project();
+        let polled = this.body.poll_frame(cx);
+        if let Some(progress) = this.progress {
+            progress.note(&polled);
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

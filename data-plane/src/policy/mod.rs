@@ -22,14 +22,14 @@ use tower::{Service, ServiceBuilder};
 use self::{admit::Admission, authenticate::Authenticate, authorize::Authorize, retry::Retry};
 use crate::{
     exchange::{Exchange, Reply},
-    metrics::Metrics,
     refusal::Refusal,
     routing::FindRoute,
+    usage::Books,
 };
 
 /// The stack around `innermost`, which asks the backends: [`retry::Retry`], or a stand-in in a test. Top = first met.
 pub(crate) fn stack<S>(
-    metrics: &Metrics,
+    books: &Books,
     admission: Arc<Admission>,
     innermost: S,
 ) -> impl Service<Exchange, Response = Reply, Error = Refusal, Future: Send + 'static> + Clone + Send + 'static
@@ -38,10 +38,10 @@ where
     S::Future: Send,
 {
     ServiceBuilder::new()
-        // Outermost: one line and one count for every exchange, also for one that panics or never gets a place.
-        .layer(observe::layer(metrics.clone()))
+        // Outermost: one line, one record and one count for every exchange, also for one that panics or never gets a place.
+        .layer(observe::layer(books.clone()))
         // Inside observe, so that a panic is seen as the failure of one exchange; outside all that may panic.
-        .layer(panic::layer(metrics.clone()))
+        .layer(panic::layer(books.metrics.clone()))
         // Before any work is done: a full worker says so at once. It knows nobody yet, so it is fair to all.
         .layer(admit::layer(admission))
         // Nothing below is touched by someone without a key.
@@ -60,8 +60,8 @@ where
 
 /// The stack as a worker runs it.
 pub(crate) fn worker_stack(
-    metrics: &Metrics,
+    books: &Books,
     admission: Arc<Admission>,
 ) -> impl Service<Exchange, Response = Reply, Error = Refusal, Future: Send + 'static> + Clone + Send + 'static {
-    stack(metrics, admission, Retry)
+    stack(books, admission, Retry)
 }

@@ -15,9 +15,11 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::{
-    exchange::{Client, Record, Transport},
+    exchange::{Client, Leave, Record, Transport},
     live::{Cell, Live, Origin, OriginSource},
+    metrics::Metrics,
     refusal::Kind,
+    usage::UsageLog,
 };
 
 /// Answers at once, and counts how often it was asked.
@@ -77,6 +79,10 @@ impl Bench {
         Self { metrics, live, admission, innermost: Innermost::default() }
     }
 
+    fn books(&self) -> Books {
+        Books { metrics: self.metrics.clone(), usage: UsageLog::default() }
+    }
+
     fn asked(&self) -> usize {
         self.innermost.asked.load(Ordering::SeqCst)
     }
@@ -89,14 +95,19 @@ impl Bench {
             id: "req".into(),
             live: Arc::clone(&self.live),
             call: Arc::new(Call::parse(Op::ChatCompletions, body.into()).unwrap()),
-            client: Arc::new(Client { address, transport: Transport::Http1, headers: HeaderMap::new() }),
+            client: Arc::new(Client {
+                address,
+                transport: Transport::Http1,
+                headers: HeaderMap::new(),
+                leave: Leave::default(),
+            }),
             identity: self.live.identify(Ok(key), false),
             started,
             over_at: started,
             route: None,
             record: Arc::<Record>::default(),
         };
-        let stack = stack(&self.metrics, Arc::clone(&self.admission), self.innermost.clone());
+        let stack = stack(&self.books(), Arc::clone(&self.admission), self.innermost.clone());
         stack.oneshot(exchange).await.map_err(|refusal| refusal.kind())
     }
 
@@ -191,7 +202,7 @@ async fn every_exchange_is_counted_once_whatever_ended_it() {
 fn the_future_of_the_stack_stays_small() {
     // It is boxed by the edge once for each exchange.
     let bench = Bench::new();
-    let mut stack = worker_stack(&bench.metrics, Arc::clone(&bench.admission));
+    let mut stack = worker_stack(&bench.books(), Arc::clone(&bench.admission));
     fn size_of_future<S: Service<Exchange>>(_: &mut S) -> usize {
         std::mem::size_of::<S::Future>()
     }

@@ -58,6 +58,8 @@ pub(crate) struct Relay {
     last_event: Instant,
     between: metrics::Tally,
     bytes: u64,
+    /// Tokens in what was handed out.
+    delivered: u64,
 }
 
 #[derive(Debug)]
@@ -71,8 +73,10 @@ enum State {
 /// What passed, for the log and the metrics.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tally {
-    /// Events with content.
-    pub(crate) events: u64,
+    /// Tokens that the backend sent, as far as its events tell.
+    pub(crate) generated: u64,
+    /// Those that went to the client.
+    pub(crate) delivered: u64,
     /// Bytes that went to the client.
     pub(crate) bytes: u64,
     /// What the backend counted, when it said so.
@@ -100,6 +104,7 @@ impl Relay {
             last_event: exchange.started,
             between: metrics::Tally::default(),
             bytes: 0,
+            delivered: 0,
         }
     }
 
@@ -135,7 +140,11 @@ impl Relay {
             },
         };
         match &item {
-            Some(Ok(events)) => self.bytes += events.len() as u64,
+            Some(Ok(events)) => {
+                self.bytes += events.len() as u64;
+                // Nothing that was watched is kept back: only whole events are, and they leave at once.
+                self.delivered = self.watch.tokens();
+            }
             Some(Err(_)) => self.fail(),
             None => {}
         }
@@ -150,7 +159,8 @@ impl Relay {
     /// What has passed so far.
     pub(crate) fn tally(&self) -> Tally {
         Tally {
-            events: self.watch.events(),
+            generated: self.watch.tokens(),
+            delivered: self.delivered,
             bytes: self.bytes,
             usage: self.watch.usage(),
             first_token: self.first_token,

@@ -70,7 +70,7 @@ impl fmt::Debug for Opening {
 fn error_of(reply: Reply) -> Refusal {
     let status = reply.status;
     let error = match reply.body.into_source() {
-        Source::Full(body) => reply::backend_error(&body),
+        Source::Full(mut whole) => whole.take().and_then(|body| reply::backend_error(&body)),
         _ => None,
     };
     match error {

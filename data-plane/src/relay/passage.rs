@@ -82,7 +82,9 @@ impl Passage {
 
     /// What has passed so far.
     pub(crate) fn tally(&self) -> Tally {
-        Tally { events: 0, bytes: self.bytes, usage: self.usage, first_token: None }
+        // What such a body is cut off before its end holds no whole answer; what it holds is told by its end.
+        let tokens = self.usage.map_or(0, |usage| usage.completion_tokens);
+        Tally { generated: tokens, delivered: tokens, bytes: self.bytes, usage: self.usage, first_token: None }
     }
 
     fn note(&mut self, data: &[u8]) {

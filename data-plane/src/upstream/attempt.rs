@@ -5,14 +5,14 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
 use http_body_util::Full;
-use ntonix_llm::{BackendError, openai, reply};
+use ntonix_llm::{BackendError, estimate, openai, reply};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
     balance::{Picked, load::Verdict},
     exchange::{Exchange, Reply, Source},
     refusal::{Blame, Kind, Refusal},
-    relay::{Passage, Relay},
+    relay::{Passage, Relay, Tally},
     routing::Route,
     upstream::{self, Answer, Body, headers, http_failure},
 };
@@ -52,7 +52,7 @@ struct Attempt<'a> {
 
 /// An answer as far as it must be known before the client hears of it.
 enum Opened {
-    Full(StatusCode, HeaderMap, Bytes),
+    Full(StatusCode, HeaderMap, Bytes, Tally),
     Stream(HeaderMap, Box<Relay>),
     Passage(HeaderMap, Box<Passage>),
 }
@@ -109,8 +109,11 @@ impl Attempt<'_> {
                 Err(Refusal::new(Kind::UpstreamReset, public))
             }
             (all, Complete::Yes) => {
-                self.exchange.record.facts().usage = reply::usage_of(&all);
-                Ok(Opened::Full(StatusCode::OK, seen, all))
+                let usage = reply::usage_of(&all);
+                let generated = || estimate::tokens(reply::text_bytes(&all));
+                let generated = usage.map_or_else(generated, |usage| usage.completion_tokens);
+                let tally = Tally { generated, usage, ..Tally::default() };
+                Ok(Opened::Full(StatusCode::OK, seen, all, tally))
             }
             (start, Complete::No) => {
                 let passage = Passage::new(self.exchange, &self.route, start, answer.body);
@@ -143,7 +146,7 @@ impl Attempt<'_> {
         };
         let mut seen = headers::downstream(&answer.headers);
         seen.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Ok(Opened::Full(status, seen, openai_form(body, &error, &self.exchange.id)))
+        Ok(Opened::Full(status, seen, openai_form(body, &error, &self.exchange.id), Tally::default()))
     }
 
     fn too_late(&self) -> Refusal {
@@ -164,7 +167,7 @@ impl Opened {
 
     fn into_reply(self, picked: Picked) -> Reply {
         match self {
-            Opened::Full(status, headers, body) => Reply::full(status, headers, body),
+            Opened::Full(status, headers, body, tally) => Reply::whole(status, headers, body, tally),
             Opened::Stream(headers, mut relay) => {
                 relay.hold(picked);
                 Reply::stream(headers, Source::Relay(relay))

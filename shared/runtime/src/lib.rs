@@ -2,6 +2,7 @@
 
 pub mod settings;
 pub mod telemetry;
+pub mod lines;
 pub mod tasks;
 pub mod drain;
 pub mod reload;

@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     edge::{Edge, Peer, credential::Shown, http::too_large, new_request_id, respond},
-    exchange::Client,
+    exchange::{Client, Exchange},
     policy::observe::Observer,
     refusal::{Kind, Refusal},
 };
@@ -93,14 +93,14 @@ impl Driver {
     ) -> Self {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let now = Instant::now();
+        let (now, session) = (Instant::now(), Session::new(edge.stall));
         Self {
             edge,
             peer,
             client,
             shown,
             socket,
-            session: Session::new(),
+            session,
             lanes: Lanes::new(),
             ticks,
             tick: 0,
@@ -203,25 +203,25 @@ impl Driver {
     /// Begins a stream: an exchange of its own, under the configuration and the key's standing of this moment.
     fn create(&mut self, id: Arc<str>, op: Op, body: Bytes) -> Flow {
         let (started, request_id) = (Instant::now(), new_request_id());
-        let exchange = self.exchange(op, body, &request_id, started);
-        let answer = match exchange {
-            Ok((call_streams, answer)) => Stream::new(Arc::clone(&request_id), call_streams, answer),
+        let door = Observer::at_the_door(self.edge.books.clone(), &request_id, op, &self.client, started);
+        let exchange = match self.exchange(op, body, &request_id, started) {
+            Ok(exchange) => exchange,
             Err(refusal) => {
-                Observer::refused_at_the_door(&self.edge.metrics, &request_id, op, &self.client, started, &refusal);
+                door.refused(&refusal);
                 return self.fail(&id, &refusal, &request_id);
             }
         };
-        self.lanes.insert(id, answer);
+        let (streams, stack) = (exchange.call.stream, self.edge.stack.clone());
+        let answer = async move {
+            // Not before it is polled: the socket may be gone by then.
+            door.pass();
+            stack.oneshot(exchange).await
+        };
+        self.lanes.insert(id, Stream::new(request_id, streams, answer.boxed()));
         Flow::Continue(())
     }
 
-    fn exchange(
-        &self,
-        op: Op,
-        body: Bytes,
-        request_id: &Arc<str>,
-        started: Instant,
-    ) -> Result<(bool, super::stream::Answer), Refusal> {
+    fn exchange(&self, op: Op, body: Bytes, request_id: &Arc<str>, started: Instant) -> Result<Exchange, Refusal> {
         let live =
             self.edge.cell.load().ok_or_else(|| Refusal::new(Kind::NotConfigured, "there is no configuration"))?;
         let shown = self.shown.as_ref().map(Option::as_deref).map_err(|why| *why);
@@ -231,9 +231,7 @@ impl Driver {
             return Err(too_large(most));
         }
         let call = Call::parse(op, body)?;
-        let streams = call.stream;
-        let exchange = self.edge.exchange(Arc::clone(request_id), live, call, &self.client, identity, started);
-        Ok((streams, self.edge.stack.clone().oneshot(exchange).boxed()))
+        Ok(self.edge.exchange(Arc::clone(request_id), live, call, &self.client, identity, started))
     }
 
     /// Serves streams in turn until none has anything or a round is full.
@@ -300,7 +298,7 @@ impl Driver {
 
     /// The gateway goes away now: each stream hears of it.
     fn fail_all(&mut self) {
-        let refusal = Refusal::new(Kind::Draining, "the gateway is going away and could not wait for this stream");
+        let refusal = Refusal::stopped();
         for (id, mut stream) in self.lanes.take_all() {
             stream.abort(&refusal);
             // A client that takes nothing more hears it from the close.
@@ -313,7 +311,7 @@ impl Driver {
             let now = Instant::now();
             self.tick += 1;
             for id in self.session.stalled(now) {
-                let refusal = Refusal::new(Kind::ClientStalled, "the client gave this stream no credit for a minute");
+                let refusal = Refusal::new(Kind::ClientStalled, "the client gave this stream no credit for too long");
                 let Some(mut stream) = self.lanes.remove(&id) else { continue };
                 stream.abort(&refusal);
                 if let Flow::Break(farewell) = self.fail(&id, &refusal, stream.request_id()) {

@@ -64,6 +64,7 @@ impl Edge {
             address: visit.peer.address,
             transport: Transport::WebSocket,
             headers: without_handshake(headers),
+            leave: visit.peer.leave(),
         });
         let upgraded = hyper::upgrade::on(&mut visit.request);
         let peer = Arc::clone(&visit.peer);

@@ -13,8 +13,6 @@ pub(super) const LIMITS: Limits =
     Limits { streams: 128, frame: 4 * 1024 * 1024, idle_ms: IDLE_AT_MOST.as_millis() as u64 };
 /// Without a stream a socket is closed after this.
 pub(super) const IDLE_AT_MOST: Duration = Duration::from_secs(5 * 60);
-/// A stream that may not send for so long is given up.
-const STALL_AT_MOST: Duration = Duration::from_secs(60);
 /// What a stream may send at first with credit flow, and a whole socket.
 const STREAM_WINDOW: i64 = 64 * 1024;
 const SOCKET_WINDOW: i64 = 1024 * 1024;
@@ -30,6 +28,8 @@ pub(super) struct Session {
     window: i64,
     streams: HashMap<Arc<str>, Lane>,
     draining: bool,
+    /// A stream that may not send for so long is given up.
+    stall: Duration,
 }
 
 /// Who says how much may be sent.
@@ -78,8 +78,8 @@ pub(super) enum Action {
 
 impl Session {
     /// A fresh socket.
-    pub(super) fn new() -> Self {
-        Self { flow: Flow::Auto, window: SOCKET_WINDOW, streams: HashMap::new(), draining: false }
+    pub(super) fn new(stall: Duration) -> Self {
+        Self { flow: Flow::Auto, window: SOCKET_WINDOW, streams: HashMap::new(), draining: false, stall }
     }
 
     /// The first frame, sent without being asked: a client may wait for it.
@@ -134,7 +134,7 @@ impl Session {
 
     /// Streams that have waited too long for the client's credit.
     pub(super) fn stalled(&self, now: Instant) -> Vec<Arc<str>> {
-        let too_long = |lane: &Lane| lane.stalled.is_some_and(|since| now.duration_since(since) >= STALL_AT_MOST);
+        let too_long = |lane: &Lane| lane.stalled.is_some_and(|since| now.duration_since(since) >= self.stall);
         self.streams.iter().filter(|(_, lane)| too_long(lane)).map(|(id, _)| Arc::clone(id)).collect()
     }
 

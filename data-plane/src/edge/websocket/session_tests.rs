@@ -1,5 +1,7 @@
 use super::*;
 
+const STALL: Duration = Duration::from_secs(60);
+
 fn code(action: &Action) -> String {
     let (Action::Say(frame) | Action::Cancel(_, frame)) = action else { panic!("{action:?}") };
     let frame: serde_json::Value = serde_json::from_str(frame).unwrap();
@@ -12,7 +14,7 @@ fn create(session: &mut Session, id: &str) -> Action {
 
 #[test]
 fn malformed_frames_close_the_socket_and_unknown_ones_do_not() {
-    let mut session = Session::new();
+    let mut session = Session::new(STALL);
     assert_eq!(session.take("{"), Action::Close(4400, "malformed_frame"));
     assert_eq!(session.take("[]"), Action::Close(4400, "malformed_frame"));
     for frame in ["attach", "ack", "detach", "nonsense"] {
@@ -25,7 +27,7 @@ fn malformed_frames_close_the_socket_and_unknown_ones_do_not() {
 #[test]
 fn a_create_is_refused_for_its_own_stream_only() {
     // Conformance item 74.
-    let mut session = Session::new();
+    let mut session = Session::new(STALL);
     assert_eq!(code(&create(&mut session, "with space")), "bad_request");
     assert_eq!(code(&session.take(r#"{"t":"create","id":"a","op":"responses","body":{}}"#)), "unknown_op");
     assert_eq!(code(&session.take(r#"{"t":"create","id":"a","op":"completions"}"#)), "bad_request");
@@ -37,7 +39,7 @@ fn a_create_is_refused_for_its_own_stream_only() {
 
 #[test]
 fn a_socket_has_128_streams_at_most() {
-    let mut session = Session::new();
+    let mut session = Session::new(STALL);
     for number in 0..128 {
         assert!(matches!(create(&mut session, &number.to_string()), Action::Create { .. }));
     }
@@ -46,7 +48,7 @@ fn a_socket_has_128_streams_at_most() {
 
 #[test]
 fn deltas_are_numbered_without_gaps_and_end_once() {
-    let mut session = Session::new();
+    let mut session = Session::new(STALL);
     create(&mut session, "a");
     assert_eq!(session.delta("a", "{}").unwrap(), r#"{"t":"delta","id":"a","seq":0,"d":{}}"#);
     assert_eq!(session.delta("a", "{}").unwrap(), r#"{"t":"delta","id":"a","seq":1,"d":{}}"#);
@@ -57,7 +59,7 @@ fn deltas_are_numbered_without_gaps_and_end_once() {
 
 #[test]
 fn credit_stops_a_stream_at_zero_and_the_last_frame_may_overdraw() {
-    let mut session = Session::new();
+    let mut session = Session::new(STALL);
     session.take(r#"{"t":"hello","flow":"credit"}"#);
     session.take(r#"{"t":"create","id":"a","op":"completions","body":{},"window":10}"#);
     create(&mut session, "b");
@@ -75,7 +77,7 @@ fn credit_stops_a_stream_at_zero_and_the_last_frame_may_overdraw() {
 
 #[test]
 fn the_whole_socket_has_a_window_too() {
-    let mut session = Session::new();
+    let mut session = Session::new(STALL);
     session.take(r#"{"t":"hello","flow":"credit"}"#);
     session.take(r#"{"t":"create","id":"a","op":"completions","body":{},"window":2000000}"#);
     let object = format!("\"{}\"", "x".repeat(1024 * 1024));
@@ -87,7 +89,7 @@ fn the_whole_socket_has_a_window_too() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_waits_for_credit_too_long_is_named() {
-    let mut session = Session::new();
+    let mut session = Session::new(STALL);
     session.take(r#"{"t":"hello","flow":"credit"}"#);
     create(&mut session, "a");
     let now = Instant::now();
@@ -99,7 +101,7 @@ async fn a_stream_that_waits_for_credit_too_long_is_named() {
 
 #[test]
 fn a_draining_socket_takes_no_streams() {
-    let mut session = Session::new();
+    let mut session = Session::new(STALL);
     session.drain();
     assert_eq!(code(&create(&mut session, "a")), "draining");
 }

@@ -12,6 +12,7 @@ use http::StatusCode;
 use ntonix_llm::{
     Usage, reply,
     sse::{Block, Keep, Splitter},
+    watch,
 };
 use serde_json::value::RawValue;
 
@@ -40,6 +41,8 @@ enum State {
     Asked(Answer),
     Events(Box<ReplyBody>, Box<Splitter>),
     Whole(Box<ReplyBody>, StatusCode, Vec<u8>),
+    /// Its one event is made; it may not have left yet.
+    Last(Box<ReplyBody>),
     Ended,
 }
 
@@ -80,6 +83,7 @@ impl Stream {
         while self.events.is_empty() {
             let turn = match &mut self.state {
                 State::Ended => Turn::Done(None),
+                State::Last(body) => delivered(body),
                 State::Asked(answer) => match ready!(answer.poll_unpin(cx)) {
                     Ok(reply) => self.begin(reply),
                     Err(refusal) => Turn::Failed(refusal),
@@ -93,7 +97,7 @@ impl Stream {
                         }
                     },
                     Some(Err(refusal)) => Turn::Failed(refusal),
-                    None => Turn::Done(body.usage()),
+                    None => delivered(body),
                 },
                 State::Whole(body, status, gathered) => match ready!(body.poll_next(cx)) {
                     Some(Ok(bytes)) if gathered.len() + bytes.len() <= EVENT_MOST => {
@@ -110,10 +114,13 @@ impl Stream {
                     None => match whole(*status, gathered) {
                         Ok(object) => {
                             self.events.push_back(object);
-                            self.state = State::Ended;
+                            self.last();
                             continue;
                         }
-                        Err(refusal) => Turn::Failed(refusal),
+                        Err(refusal) => {
+                            body.settle();
+                            Turn::Failed(refusal)
+                        }
                     },
                 },
             };
@@ -129,14 +136,17 @@ impl Stream {
 
     /// The gateway ends it: this is what the log says of it.
     pub(super) fn abort(&mut self, refusal: &Refusal) {
-        if let State::Events(body, _) | State::Whole(body, ..) = &mut self.state {
+        self.hold_back();
+        if let State::Events(body, _) | State::Whole(body, ..) | State::Last(body) = &mut self.state {
             body.abort(refusal);
         }
     }
 
     fn begin(&mut self, reply: Reply) -> Turn {
         let status = reply.status;
-        let body = Box::new(reply.body);
+        let mut body = Box::new(reply.body);
+        // An event has left when it was taken, which may be long after its bytes were pulled.
+        body.settle_when_told();
         self.state = if self.streams && status == StatusCode::OK {
             State::Events(body, Box::new(Splitter::new(EVENT_MOST)))
         } else {
@@ -144,6 +154,39 @@ impl Stream {
         };
         Turn::Open(status)
     }
+
+    fn last(&mut self) {
+        if let State::Whole(body, ..) = std::mem::replace(&mut self.state, State::Ended) {
+            self.state = State::Last(body);
+        }
+    }
+
+    /// What was pulled and will not leave any more is not delivered.
+    fn hold_back(&mut self) {
+        if self.events.is_empty() {
+            return;
+        }
+        match &mut self.state {
+            State::Events(body, _) => {
+                body.held_back(self.events.iter().map(|event| watch::tokens_in(event.get().as_bytes())).sum());
+            }
+            State::Last(body) => body.held_back(u64::MAX),
+            State::Asked(_) | State::Whole(..) | State::Ended => {}
+        }
+        self.events.clear();
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.hold_back();
+    }
+}
+
+/// All events have left, and with them the answer.
+fn delivered(body: &mut ReplyBody) -> Turn {
+    body.settle();
+    Turn::Done(body.usage())
 }
 
 /// Cuts what came into the objects of its events. `[DONE]` is the end of the body, not an event.

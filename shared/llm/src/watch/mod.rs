@@ -55,6 +55,12 @@ enum Choices {
     Many { expected: Option<usize>, finished: BTreeMap<u32, bool> },
 }
 
+/// How many tokens the payload of one event holds, as [`Watch::tokens`] counts them.
+pub fn tokens_in(data: &[u8]) -> u64 {
+    let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(data) else { return 1 };
+    chunk.choices.iter().flatten().map(|choice| u64::from(choice.has_output())).sum()
+}
+
 // === impl Watch ===
 
 impl Watch {
