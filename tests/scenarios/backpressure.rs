@@ -15,7 +15,7 @@ fn large() -> Script {
     let text = "x".repeat(PIECE);
     let event = format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n");
     let mut steps = vec![Step::Raw(event.into()); PIECES];
-    steps.extend([Step::Finish("stop"), Step::Done]);
+    steps.extend([Step::finish("stop"), Step::Done]);
     Script::Stream(steps)
 }
 

@@ -29,7 +29,7 @@ fn wire(bytes: &'static str) -> Script {
 }
 
 fn reply(status: u16, media_type: &str, body: &'static str) -> Script {
-    let headers = vec![("content-type", media_type.to_owned())];
+    let headers = vec![("content-type".into(), media_type.to_owned())];
     Script::Reply { status, headers, body: Bytes::from_static(body.as_bytes()) }
 }
 

@@ -55,7 +55,7 @@ async fn transcript(case: &str, path: &str) {
     stage.mock.next(if is_stream {
         Script::raw([response.sent.as_bytes()])
     } else {
-        let headers = vec![("content-type", "application/json".to_owned())];
+        let headers = vec![("content-type".into(), "application/json".to_owned())];
         Script::Reply { status: 200, headers, body: response.sent.clone().into() }
     });
     let ask = Ask::post(path, request.sent.clone()).header("x-request-id", "golden");

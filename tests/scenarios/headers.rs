@@ -108,11 +108,11 @@ async fn what_a_backend_says_of_itself_stays_behind_and_rate_limits_pass() {
         ("x-ratelimit-remaining-requests", "9"),
         ("openai-processing-ms", "12"),
     ];
-    let add = |script: Script| headers.iter().fold(script, |script, (name, value)| script.header(name, value));
+    let add = |script: Script| headers.iter().fold(script, |script, (name, value)| script.header(*name, value));
     let body = r#"{"choices":[{"finish_reason":"stop"}]}"#;
-    let json = vec![("content-type", "application/json".to_owned())];
+    let json = vec![("content-type".into(), "application/json".to_owned())];
     stage.mock.next(add(Script::Reply { status: 200, headers: json, body: body.into() }));
-    stage.mock.next(add(Script::broken(1, [ntonix_tests::mock_llm::Step::Finish("stop")])));
+    stage.mock.next(add(Script::broken(1, [ntonix_tests::mock_llm::Step::finish("stop")])));
     let mut connection = stage.connect().await;
     let unary = connection.ask(Ask::chat()).await.unwrap();
     let streamed = connection.ask(Ask::streamed_chat()).await.unwrap();

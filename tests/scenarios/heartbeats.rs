@@ -14,7 +14,7 @@ const HEARTBEAT: &str = ":\n";
 async fn a_silent_stream_has_heartbeats_between_its_events() {
     let stage = Stage::with("", "heartbeat: 1s", "").await;
     let gate = Gate::new();
-    stage.mock.next(Script::broken(1, [Step::Gate(gate.clone()), Step::Finish("stop"), Step::Done]));
+    stage.mock.next(Script::broken(1, [Step::Gate(gate.clone()), Step::finish("stop"), Step::Done]));
     let mut stream = stage.connect().await.stream(Ask::streamed_chat()).await.unwrap();
     stream.until(|so_far| so_far.text().matches("\n:\n").count() >= 1).await.unwrap();
     gate.open(1);
@@ -40,7 +40,7 @@ async fn after_ten_seconds_without_a_token_the_head_leaves_and_errors_come_insid
     let (first, second) = (MockLlm::start().unwrap(), MockLlm::start().unwrap());
     let gate = Gate::new();
     let behind_gate = |steps: &[Step]| Script::Stream([&[Step::Gate(gate.clone())], steps].concat());
-    let whole = [Step::Role, Step::Tokens { count: 2, pace: ntonix_tests::mock_llm::Pace::Fast }, Step::Finish("stop")];
+    let whole = [Step::Role, Step::Tokens { count: 2, pace: ntonix_tests::mock_llm::Pace::Fast }, Step::finish("stop")];
     let pool = "balance: weighted-round-robin, breaker: { failures: 1000 }";
     let one = TestWorker::start(&config(&[&first], pool, "heartbeat: 1s, retries: 0", "")).await.unwrap();
     let both = TestWorker::start(&config(&[&first, &second], pool, "heartbeat: 1s", "")).await.unwrap();

@@ -59,12 +59,12 @@ async fn what_no_backend_counted_is_estimated_and_says_so() {
     let stage = Stage::new().await;
     let mut connection = stage.connect().await;
     let fast = Step::Tokens { count: 3, pace: Pace::Fast };
-    stage.mock.next(Script::Stream(vec![Step::Role, fast, Step::Finish("stop"), Step::Done]));
+    stage.mock.next(Script::Stream(vec![Step::Role, fast, Step::finish("stop"), Step::Done]));
     assert!(connection.transcript(Ask::streamed_chat()).await.unwrap().is_done());
     let body = r#"{"choices":[{"index":0,"message":{"content":"twelve bytes"},"finish_reason":"stop"}]}"#;
     let reply = |body: String| Script::Reply {
         status: 200,
-        headers: vec![("content-type", "application/json".to_owned())],
+        headers: vec![("content-type".into(), "application/json".to_owned())],
         body: body.into(),
     };
     stage.mock.next(reply(body.to_owned()));

@@ -104,7 +104,7 @@ async fn comments_of_the_backend_do_not_pass() {
 #[tokio::test]
 async fn a_finished_stream_without_done_gets_one() {
     let stage = Stage::new().await;
-    stage.mock.next(Script::broken(2, [Step::Finish("length")]));
+    stage.mock.next(Script::broken(2, [Step::finish("length")]));
     let transcript = stage.connect().await.transcript(Ask::streamed_chat()).await.unwrap();
     assert_eq!(transcript.content(), "t0 t1 ");
     assert!(transcript.is_done() && !transcript.is_cut(), "{}", transcript.text());
@@ -113,7 +113,7 @@ async fn a_finished_stream_without_done_gets_one() {
 #[tokio::test]
 async fn what_breaks_after_the_finish_takes_nothing_away() {
     let stage = Stage::new().await;
-    stage.mock.next(Script::broken(2, [Step::Finish("stop"), Step::Cut]));
+    stage.mock.next(Script::broken(2, [Step::finish("stop"), Step::Cut]));
     let transcript = stage.connect().await.transcript(Ask::streamed_chat()).await.unwrap();
     assert!(transcript.is_done() && !transcript.is_cut(), "{}", transcript.text());
 }
@@ -121,7 +121,7 @@ async fn what_breaks_after_the_finish_takes_nothing_away() {
 #[tokio::test]
 async fn after_done_the_client_need_not_wait_for_the_backend() {
     let stage = Stage::new().await;
-    stage.mock.next(Script::broken(1, [Step::Finish("stop"), Step::Done, Step::Hang]));
+    stage.mock.next(Script::broken(1, [Step::finish("stop"), Step::Done, Step::Hang]));
     let transcript = stage.connect().await.transcript(Ask::streamed_chat()).await.unwrap();
     assert!(transcript.is_done());
 }
@@ -131,7 +131,7 @@ async fn every_finish_reason_passes() {
     let stage = Stage::new().await;
     let mut connection = stage.connect().await;
     for reason in ["stop", "length", "tool_calls", "content_filter", "function_call"] {
-        stage.mock.next(Script::broken(1, [Step::Finish(reason), Step::Done]));
+        stage.mock.next(Script::broken(1, [Step::Finish(reason.into()), Step::Done]));
         let transcript = connection.transcript(Ask::streamed_chat()).await.unwrap();
         assert!(transcript.is_done() && transcript.text().contains(&format!("\"finish_reason\":\"{reason}\"")));
     }

@@ -12,7 +12,7 @@ async fn a_chat_comes_back_byte_for_byte() {
     let stage = Stage::new().await;
     let body =
         br#"{ "id":"x","choices":[{"index":0,"message":{"content":"h\u00e4"},"finish_reason":"stop"}],"new":1.0 }"#;
-    let headers = vec![("content-type", "application/json".to_owned())];
+    let headers = vec![("content-type".into(), "application/json".to_owned())];
     stage.mock.next(Script::Reply { status: 200, headers, body: body.as_slice().into() });
     let answer = stage.connect().await.ask(Ask::chat()).await.unwrap();
     assert_fine(&answer);

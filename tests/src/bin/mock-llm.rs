@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use ntonix_runtime::listen::{self, ReusePort};
 use ntonix_runtime::settings;
-use ntonix_tests::mock_llm::{self, Pace, Script, State};
+use ntonix_tests::mock_llm::{self, Pace, Script, State, language};
 
 /// A mock of an LLM backend that answers with numbered tokens.
 #[derive(Debug, clap::Parser)]
-#[command(name = "mock-llm", version)]
+#[command(name = "mock-llm", version, after_long_help = after_help())]
 struct Settings {
     /// Address to listen on; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
@@ -26,8 +26,11 @@ struct Settings {
     /// Models to list, separated by commas; any model is answered
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = mock_llm::MODEL)]
     models: Vec<String>,
+    /// Do as this script says with every request that nothing else is for
+    #[arg(long, value_name = "FILE", value_parser = script_in)]
+    script: Option<Script>,
     /// Also fail for the models of these names, separated by commas: status-404 (or another), cut, silent-end,
-    /// stream-error, garbage, html, no-reply
+    /// stream-error, garbage, html, no-reply; or MODEL=FILE with a script
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = fault)]
     faults: Vec<(String, Script)>,
     /// Threads, each with a listener of its own
@@ -55,7 +58,8 @@ fn run(settings: Settings) -> anyhow::Result<()> {
 
     listen::raise_open_files();
     let pace = if settings.pause.is_zero() { Pace::Fast } else { Pace::Every(settings.pause) };
-    let state = State::new(settings.models, Script::Answer { tokens: settings.tokens, pace }, false);
+    let script = settings.script.unwrap_or(Script::Answer { tokens: settings.tokens, pace });
+    let state = State::new(settings.models, script, false);
     for (model, script) in settings.faults {
         state.set_for_model(&model, script);
     }
@@ -79,6 +83,23 @@ fn run(settings: Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn fault(name: &str) -> Result<(String, Script), String> {
-    Script::named(name).map(|script| (name.to_owned(), script)).ok_or_else(|| "there is no such fault".to_owned())
+fn fault(text: &str) -> Result<(String, Script), String> {
+    if let Some((model, file)) = text.split_once('=') {
+        return Ok((model.to_owned(), script_in(file)?));
+    }
+    Script::named(text).map(|script| (text.to_owned(), script)).ok_or_else(|| "there is no such fault".to_owned())
+}
+
+fn script_in(file: &str) -> Result<Script, String> {
+    let text = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
+    text.parse().map_err(|faults: language::Faults| faults.to_string())
+}
+
+fn after_help() -> String {
+    let paths = "While it runs:\n\n  \
+        POST   /mock/script            do as the script in the body says; ?model=NAME for one model\n  \
+        DELETE /mock/script            take that back\n  \
+        GET    /mock/ledger            what was written in each attempt, as JSON lines\n  \
+        GET    /mock/cuts              the clients that left before the end, and when";
+    format!("{}\n{paths}", language::help())
 }

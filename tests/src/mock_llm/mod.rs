@@ -7,14 +7,18 @@
 //! them, and with `user` each is a [`Token`](crate::ledger::token::Token) of the stream of that name.
 
 mod script;
+pub mod language;
 mod ask;
 mod books;
 mod state;
 mod play;
 mod socket;
+mod frames;
 mod server;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wire_tests;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -26,7 +30,8 @@ use tokio::task::JoinHandle;
 
 pub use self::ask::{PROMPT_TOKENS, now_ns};
 pub use self::books::{Attempt, Ended};
-pub use self::script::{End, ErrorForm, Gate, Pace, Script, Step};
+pub use self::play::ResetReason;
+pub use self::script::{End, ErrorForm, Gate, GoAway, Headers, Pace, Script, Step};
 pub use self::server::serve;
 pub use self::state::{Counts, Cut, Recorded, State};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, HeaderName};
 use http::{Response, StatusCode};
 use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -16,7 +16,8 @@ use tokio::time::Instant;
 
 use super::ask::{Ask, Chunks};
 use super::books::Ended;
-use super::script::{End, Pace, Script, Step};
+use super::frames::FrameFaults;
+use super::script::{End, Headers, Pace, Script, Step};
 use super::socket::Sabotage;
 use super::state::InFlight;
 
@@ -27,18 +28,40 @@ pub(super) type Body = UnsyncBoxBody<Bytes, Broken>;
 pub(super) type Answer = Result<Response<Body>, Broken>;
 
 /// The script breaks the connection here.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Default, thiserror::Error)]
 #[error("the script ends the connection")]
-pub(super) struct Broken;
+pub(super) struct Broken {
+    /// With this HTTP/2 resets the stream.
+    #[source]
+    reason: Option<h2::Error>,
+}
+
+/// Why HTTP/2 resets a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResetReason {
+    /// `REFUSED_STREAM`: nothing was done with it.
+    Refused,
+    /// `INTERNAL_ERROR`.
+    Internal,
+}
+
+/// What a script can do to the connection below HTTP.
+#[derive(Debug, Clone)]
+pub(super) struct Below {
+    pub(super) sabotage: Arc<Sabotage>,
+    pub(super) frames: Arc<FrameFaults>,
+    /// The request's stream when it came over HTTP/2.
+    pub(super) stream: Option<u32>,
+}
 
 /// Answers one request as the script says.
-pub(super) async fn play(script: Script, op: Op, ask: Ask, mut in_flight: InFlight, sabotage: Arc<Sabotage>) -> Answer {
-    match script {
+pub(super) async fn play(script: Script, op: Op, ask: Ask, mut in_flight: InFlight, below: Below) -> Answer {
+    match script.whose_turn() {
         Script::Answer { tokens, pace } => {
             let tokens = ask.max_tokens.unwrap_or(tokens);
             let pace = ask.pause().map_or(pace, Pace::Every);
             if ask.stream == Some(true) && op.streams() {
-                return stream_steps(well_behaved(tokens, pace), op, ask, in_flight, sabotage).await;
+                return stream_steps(well_behaved(tokens, pace), op, ask, in_flight, below).await;
             }
             let mut clock = Clock::default();
             for number in 0..tokens {
@@ -47,71 +70,61 @@ pub(super) async fn play(script: Script, op: Op, ask: Ask, mut in_flight: InFlig
             let body = Chunks::new(op, &ask, in_flight.attempt()).whole(tokens);
             in_flight.wrote(tokens);
             in_flight.over(Ended::Complete);
-            reply(200, &[("content-type", "application/json".to_owned())], body)
+            reply(200, &vec![("content-type".into(), "application/json".to_owned())], body)
         }
         Script::Reply { status, headers, body } => {
             in_flight.over(if status < 400 { Ended::Complete } else { Ended::Fault });
             reply(status, &headers, body)
         }
-        Script::Stream(steps) => stream_steps(steps.into(), op, ask, in_flight, sabotage).await,
+        Script::Stream(steps) => stream_steps(steps.into(), op, ask, in_flight, below).await,
         Script::Wire { bytes, end } => {
             in_flight.over(Ended::Fault);
             if end == End::Reset {
-                sabotage.reset_when_dropped();
+                below.sabotage.reset_when_dropped();
             }
-            sabotage.write_instead(bytes, end);
+            below.sabotage.write_instead(bytes, end);
             // Makes hyper write something, which the socket then swallows.
-            reply(200, &[], Bytes::new())
+            reply(200, &vec![], Bytes::new())
         }
+        // A turn is never one of turns: the language has no such thing, and nothing happens here.
+        Script::Turns(_) => Err(Broken::default()),
     }
 }
 
-pub(super) fn reply(status: u16, headers: &[(&'static str, String)], body: Bytes) -> Answer {
+pub(super) fn reply(status: u16, headers: &Headers, body: Bytes) -> Answer {
     let mut response = Response::new(Full::new(body).map_err(|never| match never {}).boxed_unsync());
-    *response.status_mut() = StatusCode::from_u16(status).map_err(|_| Broken)?;
+    *response.status_mut() = StatusCode::from_u16(status).map_err(|_| Broken::default())?;
     add_headers(&mut response, headers)?;
     Ok(response)
 }
 
 fn well_behaved(tokens: u64, pace: Pace) -> VecDeque<Step> {
-    [Step::Role, Step::Tokens { count: tokens, pace }, Step::Finish("stop"), Step::Usage, Step::Done].into()
+    [Step::Role, Step::Tokens { count: tokens, pace }, Step::finish("stop"), Step::Usage, Step::Done].into()
 }
 
-async fn stream_steps(steps: VecDeque<Step>, op: Op, ask: Ask, in_flight: InFlight, sabotage: Arc<Sabotage>) -> Answer {
-    let wants_usage = ask.wants_usage();
-    let chunks = Chunks::new(op, &ask, in_flight.attempt());
-    let mut player = Player {
-        steps,
-        chunks,
-        wants_usage,
-        clock: Clock::default(),
-        step_tokens: 0,
-        tokens: 0,
-        is_inside_endless: false,
-        is_finished: false,
-        has_error: false,
-        in_flight,
-        sabotage,
-    };
-    let headers = player.before_head().await?;
+async fn stream_steps(steps: VecDeque<Step>, op: Op, ask: Ask, in_flight: InFlight, below: Below) -> Answer {
+    let mut player = Player::new(steps, op, &ask, in_flight, below);
+    let (status, headers) = player.before_head().await?;
     let frames = stream::unfold(player, |mut player| async {
         let frame = player.next().await?;
         Some((frame.map(Frame::data), player))
     });
     let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
-    add_headers(&mut response, &[("content-type", "text/event-stream; charset=utf-8".to_owned())])?;
+    *response.status_mut() = StatusCode::from_u16(status).map_err(|_| Broken::default())?;
+    add_headers(&mut response, &vec![("content-type".into(), "text/event-stream; charset=utf-8".to_owned())])?;
     add_headers(&mut response, &headers)?;
     Ok(response)
 }
 
-fn add_headers(response: &mut Response<Body>, headers: &[(&'static str, String)]) -> Result<(), Broken> {
+fn add_headers(response: &mut Response<Body>, headers: &Headers) -> Result<(), Broken> {
     for (name, value) in headers {
-        let value = value.parse().map_err(|_| Broken)?;
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| Broken::default())?;
+        let value = value.parse().map_err(|_| Broken::default())?;
         // A script may name its own type; any other header may be there twice.
-        if *name == CONTENT_TYPE.as_str() {
-            response.headers_mut().insert(CONTENT_TYPE, value);
+        if name == CONTENT_TYPE {
+            response.headers_mut().insert(name, value);
         } else {
-            response.headers_mut().append(*name, value);
+            response.headers_mut().append(name, value);
         }
     }
     Ok(())
@@ -129,36 +142,83 @@ struct Player {
     is_inside_endless: bool,
     is_finished: bool,
     has_error: bool,
+    /// What was produced but has not left yet, and in how large pieces it leaves.
+    rest: Bytes,
+    split: Option<(usize, Option<Duration>)>,
+    /// Bytes of the body that may still leave before it is cut.
+    cut_after: Option<(u64, End)>,
     in_flight: InFlight,
-    sabotage: Arc<Sabotage>,
+    below: Below,
 }
 
 // === impl Player ===
 
 impl Player {
-    /// Takes the steps that come before the head; returns the headers that the script adds to it.
-    async fn before_head(&mut self) -> Result<Vec<(&'static str, String)>, Broken> {
-        while self.steps.front().is_some_and(Step::is_silent) {
-            // A silent step gives no bytes, only perhaps the end.
-            if let Some(Step::Cut | Step::Reset) = self.steps.front() {
-                return Err(self.break_off().await);
-            }
-            if let Some(step) = self.steps.pop_front() {
-                wait(&step).await;
-            }
-        }
-        match self.steps.front_mut() {
-            Some(Step::Head(headers)) => {
-                let headers = std::mem::take(headers);
-                self.steps.pop_front();
-                Ok(headers)
-            }
-            _ => Ok(vec![]),
+    fn new(steps: VecDeque<Step>, op: Op, ask: &Ask, in_flight: InFlight, below: Below) -> Self {
+        Self {
+            steps,
+            chunks: Chunks::new(op, ask, in_flight.attempt()),
+            wants_usage: ask.wants_usage(),
+            clock: Clock::default(),
+            step_tokens: 0,
+            tokens: 0,
+            is_inside_endless: false,
+            is_finished: false,
+            has_error: false,
+            rest: Bytes::new(),
+            split: None,
+            cut_after: None,
+            in_flight,
+            below,
         }
     }
 
-    /// The next bytes of the body; `None` at its clean end.
+    /// Takes the steps that come before the head; returns the head's status and headers.
+    async fn before_head(&mut self) -> Result<(u16, Headers), Broken> {
+        while self.steps.front().is_some_and(Step::is_silent) {
+            if let Some(step) = self.steps.pop_front() {
+                self.do_silently(step).await?;
+            }
+        }
+        match self.steps.front_mut() {
+            Some(Step::Head { status, headers }) => {
+                let head = (*status, std::mem::take(headers));
+                self.steps.pop_front();
+                Ok(head)
+            }
+            _ => Ok((200, vec![])),
+        }
+    }
+
+    /// The next bytes that leave; `None` at the body's clean end.
     async fn next(&mut self) -> Option<Result<Bytes, Broken>> {
+        if self.rest.is_empty() {
+            match self.produce().await {
+                Some(Ok(bytes)) => self.rest = bytes,
+                ended => return ended,
+            }
+        } else if let Some((_, every)) = self.split {
+            match every {
+                Some(every) => tokio::time::sleep(every).await,
+                None => flush().await,
+            }
+        }
+        let most = self.split.map_or(usize::MAX, |(bytes, _)| bytes);
+        let mut piece = self.rest.split_to(most.min(self.rest.len()));
+        if let Some((left, end)) = &mut self.cut_after {
+            piece.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
+            *left -= piece.len() as u64;
+            if *left == 0 {
+                self.rest.clear();
+                self.steps.push_front(if *end == End::Reset { Step::Reset } else { Step::Cut });
+                self.cut_after = None;
+            }
+        }
+        Some(Ok(piece))
+    }
+
+    /// The next bytes as the steps have them.
+    async fn produce(&mut self) -> Option<Result<Bytes, Broken>> {
         loop {
             if let Some(Step::Tokens { .. }) = self.steps.front() {
                 match self.next_token().await {
@@ -167,38 +227,88 @@ impl Player {
                 }
             }
             let Some(step) = self.steps.pop_front() else {
+                // A body that is shorter than its length ends with the connection, but not before it was written.
+                flush().await;
                 self.in_flight.over(self.end());
                 return None;
             };
-            let bytes = match step {
-                Step::Role => self.chunks.role(),
-                Step::Finish(reason) => {
-                    self.is_finished = true;
-                    self.chunks.finish(reason)
+            if step.is_silent() {
+                match self.do_silently(step).await {
+                    Ok(()) => continue,
+                    Err(broken) => return Some(Err(broken)),
                 }
-                Step::Usage if self.wants_usage => self.chunks.usage(self.tokens),
-                Step::Done => Bytes::from_static(openai::DONE),
-                Step::Error(form) => {
-                    self.has_error = true;
-                    Bytes::from_static(form.event().as_bytes())
-                }
-                Step::Raw(bytes) => {
-                    flush().await;
-                    bytes
-                }
-                Step::Endless(length) => self.endless(length),
-                Step::Cut | Step::Reset => {
-                    self.steps.push_front(step);
-                    return Some(Err(self.break_off().await));
-                }
-                Step::Pause(_) | Step::Gate(_) | Step::Hang => {
-                    wait(&step).await;
-                    continue;
-                }
-                Step::Head(_) | Step::Usage | Step::Tokens { .. } => continue,
-            };
-            return Some(Ok(bytes));
+            }
+            if let Some(bytes) = self.bytes_of(step).await {
+                return Some(Ok(bytes));
+            }
         }
+    }
+
+    /// What a step writes; `None` when that is nothing.
+    async fn bytes_of(&mut self, step: Step) -> Option<Bytes> {
+        Some(match step {
+            Step::Role => self.chunks.role(),
+            Step::Finish(reason) => {
+                self.is_finished = true;
+                self.chunks.finish(&reason)
+            }
+            Step::Usage if self.wants_usage => self.chunks.usage(self.tokens),
+            Step::Done => Bytes::from_static(openai::DONE),
+            Step::Error(form) => {
+                self.has_error = true;
+                Bytes::from_static(form.event().as_bytes())
+            }
+            Step::Raw(bytes) => {
+                flush().await;
+                bytes
+            }
+            Step::Endless(length) => self.endless(length),
+            Step::EmptyFrames(count) => {
+                flush().await;
+                if let Some(stream) = self.below.stream {
+                    self.below.frames.empty(stream, count);
+                }
+                return None;
+            }
+            _ => return None,
+        })
+    }
+
+    /// A step that writes nothing to the body: it waits, breaks something off, or says how it goes on.
+    async fn do_silently(&mut self, step: Step) -> Result<(), Broken> {
+        match step {
+            Step::Cut => return Err(self.break_off(End::Close, None).await),
+            Step::Reset => return Err(self.break_off(End::Reset, None).await),
+            Step::ResetStream(reason) => {
+                let reason = match reason {
+                    ResetReason::Refused => h2::Reason::REFUSED_STREAM,
+                    ResetReason::Internal => h2::Reason::INTERNAL_ERROR,
+                };
+                return Err(self.break_off(End::Close, Some(reason.into())).await);
+            }
+            Step::CutAt { byte, end } => self.cut_after = Some((byte, end)),
+            Step::Split { bytes, every } => self.split = Some((bytes, every)),
+            Step::Deaf => {
+                let deaf = self.in_flight.deafen();
+                match self.below.stream {
+                    Some(stream) => self.below.frames.deafen(stream, deaf),
+                    None => self.below.sabotage.deafen(deaf),
+                }
+            }
+            Step::Frames(most) => self.below.frames.split_data(most),
+            Step::GoAway(kind) => {
+                flush().await;
+                if let Some(stream) = self.below.stream {
+                    self.below.frames.go_away(kind, stream);
+                }
+            }
+            Step::HalfClose => {
+                flush().await;
+                self.below.sabotage.half_close();
+            }
+            step => wait(&step).await,
+        }
+        Ok(())
     }
 
     async fn next_token(&mut self) -> Option<Bytes> {
@@ -232,14 +342,14 @@ impl Player {
         [start, &vec![b'x'; piece]].concat().into()
     }
 
-    async fn break_off(&mut self) -> Broken {
+    async fn break_off(&mut self, end: End, reason: Option<h2::Error>) -> Broken {
         // What was written has to leave first.
         flush().await;
-        if matches!(self.steps.front(), Some(Step::Reset)) {
-            self.sabotage.reset_when_dropped();
+        if end == End::Reset {
+            self.below.sabotage.reset_when_dropped();
         }
         self.in_flight.over(Ended::Fault);
-        Broken
+        Broken { reason }
     }
 }
 

@@ -1,10 +1,18 @@
 //! What the mock does with one request, from a well-behaved answer to no HTTP at all.
 
+use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::ResetReason;
+
+/// Names and values of headers, in their order.
+pub type Headers = Vec<(Cow<'static, str>, String)>;
 
 /// What happens to one request.
 #[derive(Debug, Clone)]
@@ -21,7 +29,7 @@ pub enum Script {
         /// The status.
         status: u16,
         /// Header names and values.
-        headers: Vec<(&'static str, String)>,
+        headers: Headers,
         /// The body.
         body: Bytes,
     },
@@ -34,13 +42,35 @@ pub enum Script {
         /// What becomes of the connection.
         end: End,
     },
+    /// One of several, in turns.
+    Turns(Turns),
+}
+
+/// Scripts that take turns; clones go on counting together.
+#[derive(Debug, Clone)]
+pub struct Turns {
+    scripts: Arc<[Script]>,
+    by: By,
+}
+
+#[derive(Debug, Clone)]
+enum By {
+    /// The next one with each request.
+    Request(Arc<AtomicUsize>),
+    /// The next one each time this much is over.
+    Time { start: Instant, period: Duration },
 }
 
 /// One step of a streamed reply. After the last the body ends cleanly, whatever was or was not said.
 #[derive(Debug, Clone)]
 pub enum Step {
     /// Sends the head now, with these headers beside its own.
-    Head(Vec<(&'static str, String)>),
+    Head {
+        /// The status.
+        status: u16,
+        /// The headers.
+        headers: Headers,
+    },
     /// The chunk that gives each choice its role.
     Role,
     /// Numbered tokens; the numbers go on from those of the step before.
@@ -51,7 +81,7 @@ pub enum Step {
         pace: Pace,
     },
     /// The chunk that finishes each choice for this reason.
-    Finish(&'static str),
+    Finish(Cow<'static, str>),
     /// The usage chunk, when the request asked for it.
     Usage,
     /// `[DONE]`.
@@ -72,6 +102,46 @@ pub enum Step {
     Cut,
     /// Resets the connection in the middle.
     Reset,
+    /// From here on: ends the connection when so many bytes of the body have left.
+    CutAt {
+        /// The bytes that still leave.
+        byte: u64,
+        /// How it ends.
+        end: End,
+    },
+    /// Sends a FIN and reads on.
+    HalfClose,
+    /// From here on: no write has more bytes than this.
+    Split {
+        /// The most bytes of a write.
+        bytes: usize,
+        /// The time between two writes.
+        every: Option<Duration>,
+    },
+    /// From here on: goes on although the client has left.
+    Deaf,
+    /// HTTP/2: says that no further stream will be looked at.
+    GoAway(GoAway),
+    /// HTTP/2: resets this stream alone.
+    ResetStream(ResetReason),
+    /// HTTP/2: so many DATA frames with nothing in them.
+    EmptyFrames(usize),
+    /// HTTP/2: from here on no DATA frame has more bytes than this.
+    Frames(usize),
+    /// HTTP/2: a request may send so many bytes and never more. Counts for connections that are opened while this is in
+    /// the script for everything.
+    Window(u32),
+}
+
+/// What a GOAWAY says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GoAway {
+    /// This stream and those before it go on.
+    After,
+    /// This stream was never looked at, nor any after it.
+    Before,
+    /// The client asked too much: `ENHANCE_YOUR_CALM`.
+    Calm,
 }
 
 /// How fast tokens come.
@@ -132,7 +202,7 @@ impl Script {
 
     /// So many tokens without pauses, and then these steps instead of a proper end.
     pub fn broken(tokens: u64, then: impl IntoIterator<Item = Step>) -> Self {
-        let mut steps = vec![Step::Head(vec![])];
+        let mut steps = vec![Step::Head { status: 200, headers: vec![] }];
         if tokens > 0 {
             steps.extend([Step::Role, Step::Tokens { count: tokens, pace: Pace::Fast }]);
         }
@@ -148,8 +218,27 @@ impl Script {
     /// A status with an error object of the OpenAI API.
     pub fn status(status: u16, message: &str) -> Self {
         let error = serde_json::json!({ "message": message, "type": "mock_error", "param": null, "code": "mock" });
-        let body = serde_json::json!({ "error": error }).to_string().into();
-        Self::Reply { status, headers: vec![("content-type", "application/json".to_owned())], body }
+        let body = serde_json::json!({ "error": error }).to_string();
+        Self::reply(status, [("content-type", "application/json")], body)
+    }
+
+    /// Exactly this reply.
+    pub fn reply<'a>(
+        status: u16,
+        headers: impl IntoIterator<Item = (&'static str, &'a str)>,
+        body: impl Into<Bytes>,
+    ) -> Self {
+        let headers = headers.into_iter().map(|(name, value)| (name.into(), value.to_owned())).collect();
+        Self::Reply { status, headers, body: body.into() }
+    }
+
+    /// Each request gets the next of these, round and round; with a period it is time that decides.
+    pub fn turns(scripts: Vec<Self>, period: Option<Duration>) -> Self {
+        let by = match period {
+            None => By::Request(Arc::default()),
+            Some(period) => By::Time { start: Instant::now(), period },
+        };
+        Self::Turns(Turns { scripts: scripts.into(), by })
     }
 
     /// A status that says when to come again.
@@ -159,8 +248,7 @@ impl Script {
 
     /// A 200 with a page for people.
     pub fn html() -> Self {
-        let headers = vec![("content-type", "text/html".to_owned())];
-        Self::Reply { status: 200, headers, body: Bytes::from_static(b"<!doctype html><title>Welcome</title>\n") }
+        Self::reply(200, [("content-type", "text/html")], "<!doctype html><title>Welcome</title>\n")
     }
 
     /// No reply at all: the connection closes instead.
@@ -187,37 +275,51 @@ impl Script {
         Self::Wire { bytes: [head.as_str(), body].concat().into(), end }
     }
 
-    /// The script that goes by this name, for processes that cannot be given a script otherwise: `status-NNN`,
-    /// `cut` and `silent-end` after three tokens, `stream-error` after three tokens, `garbage`, `html`, `no-reply`.
+    /// The script that goes by this name, for those who need no more: `status-NNN`, `cut`, `silent-end` and
+    /// `stream-error` after three tokens, `garbage`, `html`, `no-reply`.
     pub fn named(name: &str) -> Option<Self> {
-        let script = match name {
-            "cut" => Self::broken(3, [Step::Cut]),
-            "silent-end" => Self::broken(3, []),
-            "stream-error" => Self::broken(3, [Step::Error(ErrorForm::OpenAi)]),
-            "garbage" => Self::garbage(),
-            "html" => Self::html(),
-            "no-reply" => Self::no_reply(),
+        let text = match name {
+            "cut" => "role\ntokens 3\ncut fin",
+            "silent-end" => "role\ntokens 3",
+            "stream-error" => "role\ntokens 3\nerror openai",
+            "garbage" => "bare\ngarbage 200",
+            "html" => r#"reply 200 text/html "<!doctype html><title>Welcome</title>\n""#,
+            "no-reply" => "cut fin",
             _ => {
                 let status = name.strip_prefix("status-")?.parse().ok().filter(|status| (400..600).contains(status))?;
-                Self::status(status, "the mock was told to fail")
+                return Some(Self::status(status, "the mock was told to fail"));
             }
         };
-        Some(script)
+        text.parse().ok()
     }
 
     /// The same script with one more header in its reply.
     #[must_use]
-    pub fn header(mut self, name: &'static str, value: &str) -> Self {
-        let header = (name, value.to_owned());
+    pub fn header(mut self, name: impl Into<Cow<'static, str>>, value: &str) -> Self {
+        let header = (name.into(), value.to_owned());
         match &mut self {
             Self::Reply { headers, .. } => headers.push(header),
             Self::Stream(steps) => match steps.first_mut() {
-                Some(Step::Head(headers)) => headers.push(header),
-                _ => steps.insert(0, Step::Head(vec![header])),
+                Some(Step::Head { headers, .. }) => headers.push(header),
+                _ => steps.insert(0, Step::Head { status: 200, headers: vec![header] }),
             },
-            Self::Answer { .. } | Self::Wire { .. } => {}
+            Self::Answer { .. } | Self::Wire { .. } | Self::Turns(_) => {}
         }
         self
+    }
+
+    /// The script itself, or the one of several whose turn it is.
+    pub(super) fn whose_turn(self) -> Self {
+        match self {
+            Self::Turns(turns) => turns.next(),
+            script => script,
+        }
+    }
+
+    /// The bytes that a request may send over HTTP/2 while this is the script for everything.
+    pub(super) fn window(&self) -> Option<u32> {
+        let Self::Stream(steps) = self else { return None };
+        steps.iter().find_map(|step| if let Step::Window(bytes) = step { Some(*bytes) } else { None })
     }
 }
 
@@ -229,9 +331,38 @@ impl Step {
         Self::Raw(format!("data: {data}\n\n").into())
     }
 
+    /// The chunk that finishes each choice.
+    pub fn finish(reason: &'static str) -> Self {
+        Self::Finish(reason.into())
+    }
+
     /// Whether the step can be taken before the head has left.
     pub(super) fn is_silent(&self) -> bool {
-        matches!(self, Self::Pause(_) | Self::Gate(_) | Self::Hang | Self::Cut | Self::Reset)
+        match self {
+            Self::Pause(_) | Self::Gate(_) | Self::Hang | Self::Cut | Self::Reset | Self::HalfClose => true,
+            Self::CutAt { .. } | Self::Split { .. } | Self::Deaf | Self::Frames(_) | Self::Window(_) => true,
+            Self::GoAway(_) | Self::ResetStream(_) => true,
+            Self::Head { .. } | Self::Role | Self::Tokens { .. } | Self::Finish(_) | Self::Usage | Self::Done => false,
+            Self::Error(_) | Self::Raw(_) | Self::Endless(_) | Self::EmptyFrames(_) => false,
+        }
+    }
+}
+
+// === impl Turns ===
+
+impl Turns {
+    /// Whose turn it is.
+    pub(super) fn next(&self) -> Script {
+        let turn = match &self.by {
+            By::Request(count) => count.fetch_add(1, Ordering::Relaxed),
+            By::Time { start, period } => {
+                let periods = start.elapsed().as_nanos() / period.as_nanos().max(1);
+                usize::try_from(periods).unwrap_or(usize::MAX)
+            }
+        };
+        // A script without any part does nothing.
+        let count = self.scripts.len().max(1);
+        self.scripts.get(turn % count).cloned().unwrap_or(Script::Stream(vec![]))
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Request;
+use http::{Method, Request, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -19,8 +19,9 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::ask::Ask;
-use super::play::{Answer, Broken, play, reply};
-use super::script::Script;
+use super::frames::{FrameFaults, Frames};
+use super::play::{Answer, Below, Broken, play, reply};
+use super::script::{Headers, Script};
 use super::socket::{Sabotage, Socket};
 use super::state::{Recorded, State};
 
@@ -66,20 +67,31 @@ async fn serve_http<S>(socket: S, state: Arc<State>, sabotage: Arc<Sabotage>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(move |request| answer(request, state.clone(), sabotage.clone()));
+    let window = state.window();
+    let frames = Arc::new(FrameFaults::default());
+    let socket = Frames::new(socket, frames.clone());
+    let service = service_fn(move |request: Request<Incoming>| {
+        let stream = (request.version() == Version::HTTP_2).then(|| frames.next_stream());
+        let below = Below { sabotage: sabotage.clone(), frames: frames.clone(), stream };
+        answer(request, state.clone(), below)
+    });
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).half_close(false);
     server.http2().timer(TokioTimer::new());
+    if let Some(window) = window {
+        server.http2().initial_stream_window_size(window);
+    }
     // How the connection ends is what the script says, or what the client did; the counts tell of both.
     let _ = server.serve_connection(TokioIo::new(socket), service).await;
 }
 
-async fn answer(request: Request<Incoming>, state: Arc<State>, sabotage: Arc<Sabotage>) -> Answer {
+async fn answer(request: Request<Incoming>, state: Arc<State>, below: Below) -> Answer {
     let (head, body) = request.into_parts();
-    let body = body.collect().await.map_err(|_| Broken)?.to_bytes();
+    let body = body.collect().await.map_err(|_| Broken::default())?.to_bytes();
     let op = Op::from_path(head.uri.path());
     let path = head.uri.path().to_owned();
     let exchange = head.headers.get("x-request-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
+    let (method, query) = (head.method.clone(), head.uri.query().unwrap_or_default().to_owned());
     state.record(Recorded {
         method: head.method,
         path: head.uri.path_and_query().map_or_else(|| path.clone(), ToString::to_string),
@@ -90,19 +102,20 @@ async fn answer(request: Request<Incoming>, state: Arc<State>, sabotage: Arc<Sab
     let ask = Ask::read(&body);
     let for_path = state.script_for_path(&path);
     match (op, for_path) {
+        (None, None) if path == "/mock/script" => change_script(&method, &query, &body, &state),
         (None, None) => built_in(&path, &state),
         (op, for_path) => {
             // A script for another path may leave it unanswered, so it is watched too; it counts as an attempt then.
             let in_flight = state.begin(ask.user.clone(), exchange);
             let script = for_path.unwrap_or_else(|| state.script_for(ask.model.as_deref()));
-            play(script, op.unwrap_or(Op::ChatCompletions), ask, in_flight, sabotage).await
+            play(script, op.unwrap_or(Op::ChatCompletions), ask, in_flight, below).await
         }
     }
 }
 
 /// What a backend answers beside its work.
 fn built_in(path: &str, state: &State) -> Answer {
-    let json = [("content-type", "application/json".to_owned())];
+    let json = typed("application/json");
     match path {
         "/health" => reply(200, &json, Bytes::from_static(br#"{"status":"ok"}"#)),
         "/v1/models" => {
@@ -111,18 +124,46 @@ fn built_in(path: &str, state: &State) -> Answer {
             reply(200, &json, openai::models_body(models))
         }
         "/mock/cuts" => {
-            let cuts = serde_json::to_vec(&state.cuts()).map_err(|_| Broken)?;
+            let cuts = serde_json::to_vec(&state.cuts()).map_err(|_| Broken::default())?;
             reply(200, &json, cuts.into())
         }
         "/mock/ledger" => {
-            let lines = state.ledger_lines().map_err(|_| Broken)?;
-            reply(200, &[("content-type", "application/jsonl".to_owned())], lines.into())
+            let lines = state.ledger_lines().map_err(|_| Broken::default())?;
+            reply(200, &typed("application/jsonl"), lines.into())
         }
-        _ => {
-            let Script::Reply { status, headers, body } = Script::status(404, "the mock has no such path") else {
-                return Err(Broken);
-            };
-            reply(status, &headers, body)
-        }
+        _ => whole(Script::status(404, "the mock has no such path")),
     }
+}
+
+/// Takes a script for everything or for one model (`?model=NAME`), or takes it back (DELETE).
+fn change_script(method: &Method, query: &str, body: &[u8], state: &State) -> Answer {
+    let model = query.split('&').find_map(|pair| pair.strip_prefix("model="));
+    if *method == Method::DELETE {
+        match model {
+            Some(model) => state.forget_model(model),
+            None => state.reset_default(),
+        }
+        return reply(204, &Headers::new(), Bytes::new());
+    }
+    if *method != Method::POST {
+        return whole(Script::status(405, "a script is set with POST and taken back with DELETE"));
+    }
+    let script = match String::from_utf8_lossy(body).parse::<Script>() {
+        Ok(script) => script,
+        Err(faults) => return reply(400, &typed("text/plain; charset=utf-8"), format!("{faults}\n").into()),
+    };
+    match model {
+        Some(model) => state.set_for_model(model, script),
+        None => state.set_default(script),
+    }
+    reply(204, &Headers::new(), Bytes::new())
+}
+
+fn typed(media_type: &str) -> Headers {
+    vec![("content-type".into(), media_type.to_owned())]
+}
+
+fn whole(script: Script) -> Answer {
+    let Script::Reply { status, headers, body } = script else { return Err(Broken::default()) };
+    reply(status, &headers, body)
 }

@@ -1,6 +1,7 @@
 //! What the mock knows: its scripts, what it was asked, and who left before the end.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -37,6 +38,8 @@ pub struct Cut {
     pub user: Option<String>,
     /// When the mock saw it, in ns since 1970.
     pub at_ns: u64,
+    /// Bytes that were written all the same, by a script that goes on; below HTTP, so with all framing.
+    pub written_after: u64,
 }
 
 /// What happened so far.
@@ -68,12 +71,14 @@ pub struct State {
 #[derive(Debug)]
 struct Inner {
     models: Vec<String>,
+    /// What it does by itself, before anything told it otherwise.
+    first: Script,
     default: Script,
     next: VecDeque<Script>,
     by_model: HashMap<String, Script>,
     by_path: HashMap<String, Script>,
     requests: Vec<Recorded>,
-    cuts: Vec<Cut>,
+    cuts: Vec<(Cut, Option<Arc<Deaf>>)>,
 }
 
 /// One request that is being answered; dropped early, it counts as cut.
@@ -82,7 +87,18 @@ pub(super) struct InFlight {
     state: Arc<State>,
     user: Option<String>,
     entry: Arc<Entry>,
+    deaf: Option<Arc<Deaf>>,
     is_over: bool,
+}
+
+/// An attempt that goes on although its client may have left.
+#[derive(Debug)]
+pub(super) struct Deaf {
+    state: Arc<State>,
+    user: Option<String>,
+    entry: Arc<Entry>,
+    has_left: AtomicBool,
+    written_after: AtomicU64,
 }
 
 /// One open connection.
@@ -96,6 +112,7 @@ impl State {
     pub fn new(models: Vec<String>, default: Script, is_recording: bool) -> Arc<Self> {
         let inner = Inner {
             models,
+            first: default.clone(),
             default,
             next: VecDeque::new(),
             by_model: HashMap::new(),
@@ -109,6 +126,22 @@ impl State {
 
     pub(super) fn set_default(&self, script: Script) {
         self.inner().default = script;
+    }
+
+    /// Takes back what was set for everything.
+    pub(super) fn reset_default(&self) {
+        let mut inner = self.inner();
+        inner.default = inner.first.clone();
+    }
+
+    /// Takes back what was set for a model.
+    pub(super) fn forget_model(&self, model: &str) {
+        self.inner().by_model.remove(model);
+    }
+
+    /// What a connection that opens now lets a request send over HTTP/2.
+    pub(super) fn window(&self) -> Option<u32> {
+        self.inner().default.window()
     }
 
     pub(super) fn push_next(&self, script: Script) {
@@ -161,7 +194,12 @@ impl State {
     }
 
     pub(super) fn cuts(&self) -> Vec<Cut> {
-        self.inner().cuts.clone()
+        let inner = self.inner();
+        let cut = |(cut, deaf): &(Cut, Option<Arc<Deaf>>)| {
+            let written_after = deaf.as_ref().map_or(0, |deaf| deaf.written_after.load(Ordering::Relaxed));
+            Cut { written_after, ..cut.clone() }
+        };
+        inner.cuts.iter().map(cut).collect()
     }
 
     pub(super) fn counts(&self) -> watch::Receiver<Counts> {
@@ -182,7 +220,7 @@ impl State {
             counts.active += 1;
         });
         let entry = self.books.begin(user.clone(), exchange);
-        InFlight { state: self.clone(), user, entry, is_over: false }
+        InFlight { state: self.clone(), user, entry, deaf: None, is_over: false }
     }
 
     pub(super) fn connected(self: &Arc<Self>) -> Connected {
@@ -191,6 +229,15 @@ impl State {
             counts.connections_ever += 1;
         });
         Connected(self.clone())
+    }
+
+    fn note_cut(&self, user: Option<String>, deaf: Option<Arc<Deaf>>) {
+        let mut inner = self.inner();
+        if inner.cuts.len() < CUTS_MAX {
+            inner.cuts.push((Cut { user, at_ns: now_ns(), written_after: 0 }, deaf));
+        }
+        drop(inner);
+        self.counts.send_modify(|counts| counts.cut += 1);
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -211,6 +258,18 @@ impl InFlight {
         self.entry.wrote(tokens);
     }
 
+    /// From now on it goes on when the client leaves.
+    pub(super) fn deafen(&mut self) -> Arc<Deaf> {
+        let deaf = Deaf {
+            state: self.state.clone(),
+            user: self.user.clone(),
+            entry: self.entry.clone(),
+            has_left: AtomicBool::new(false),
+            written_after: AtomicU64::new(0),
+        };
+        self.deaf.insert(Arc::new(deaf)).clone()
+    }
+
     /// The script is at its end: what happens to the connection now is nobody's fault.
     pub(super) fn over(&mut self, ended: Ended) {
         self.is_over = true;
@@ -220,18 +279,31 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if !self.is_over {
+        let is_noted = self.deaf.as_ref().is_some_and(|deaf| deaf.has_left.load(Ordering::Relaxed));
+        if !self.is_over && !is_noted {
             self.entry.end(Ended::Cut);
-            let cut = Cut { user: self.user.take(), at_ns: now_ns() };
-            let mut inner = self.state.inner();
-            if inner.cuts.len() < CUTS_MAX {
-                inner.cuts.push(cut);
-            }
+            self.state.note_cut(self.user.take(), None);
         }
-        self.state.counts.send_modify(|counts| {
-            counts.active -= 1;
-            counts.cut += usize::from(!self.is_over);
-        });
+        self.state.counts.send_modify(|counts| counts.active -= 1);
+    }
+}
+
+// === impl Deaf ===
+
+impl Deaf {
+    /// The client has left; what is written from now on is for nobody.
+    pub(super) fn client_left(self: &Arc<Self>) {
+        if !self.has_left.swap(true, Ordering::Relaxed) {
+            self.entry.end(Ended::Cut);
+            self.state.note_cut(self.user.clone(), Some(self.clone()));
+        }
+    }
+
+    /// So many bytes have left.
+    pub(super) fn wrote(&self, bytes: usize) {
+        if self.has_left.load(Ordering::Relaxed) {
+            self.written_after.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
     }
 }
 

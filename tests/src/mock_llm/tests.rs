@@ -213,8 +213,8 @@ async fn the_books_say_of_each_attempt_what_was_written_and_how_it_ended() {
         (Script::answer(3), 3, Ended::Complete),
         (Script::broken(2, [Step::Cut]), 2, Ended::Fault),
         (Script::broken(2, []), 2, Ended::Fault),
-        (Script::broken(1, [Step::Finish("stop"), Step::Error(ErrorForm::OpenAi)]), 1, Ended::Fault),
-        (Script::broken(1, [Step::Finish("stop")]), 1, Ended::Complete),
+        (Script::broken(1, [Step::finish("stop"), Step::Error(ErrorForm::OpenAi)]), 1, Ended::Fault),
+        (Script::broken(1, [Step::finish("stop")]), 1, Ended::Complete),
         (Script::status(503, "no"), 0, Ended::Fault),
         (wire, 0, Ended::Fault),
     ];
