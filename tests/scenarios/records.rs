@@ -112,6 +112,23 @@ async fn a_stream_that_broke_or_was_left_is_recorded_with_what_came_until_then()
     assert_record(&records[1], counts(2));
 }
 
+/// A backend whose idle connection breaks under a request may have seen it: nobody else can tell the operator that it
+/// was asked twice.
+#[tokio::test]
+async fn a_request_that_was_sent_again_on_a_new_connection_counts_as_two_attempts() {
+    let stage = Stage::with("", "retries: 0", "").await;
+    let mut connection = stage.connect().await;
+    assert_fine(&connection.ask(Ask::chat()).await.unwrap());
+    stage.mock.next(Script::no_reply());
+    assert_fine(&connection.ask(Ask::chat()).await.unwrap());
+    assert_eq!(stage.mock.counts().attempts, 3);
+    let records = stage.worker.until_records(2).await.unwrap();
+    assert_record(&records[0], json!({ "attempts": 1 }));
+    assert_record(&records[1], json!({ "attempts": 2, "outcome": "completed" }));
+    let counter = "ntonix_backend_attempts_total{pool=\"llama\",backend=\"gpu-0\"}";
+    assert_eq!(stage.worker.metric(counter).await.unwrap(), 3.0);
+}
+
 #[tokio::test]
 async fn a_refusal_is_recorded_too_wherever_it_was_made() {
     let digest = ntonix_config::KeyDigest::of(b"ntx_mine");

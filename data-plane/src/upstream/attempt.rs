@@ -71,7 +71,14 @@ impl Attempt<'_> {
         // Usage is asked for behind the client's back and taken out again: what was streamed is always counted.
         let ask_usage = call.stream && !call.include_usage;
         let body = call.body_for(model, ask_usage);
+        let mut asked = 0;
         let answer = upstream::ask(&picked.backend.connector, self.route.spec.deadlines.connect, |version| {
+            asked += 1;
+            if asked > 1 {
+                // The first was written to a connection that had been closed; the backend may have seen it all the same.
+                picked.backend.metrics.attempts.inc();
+                self.exchange.record.facts().attempts += 1;
+            }
             request(self.exchange, picked, version, body.clone())
         })
         .await?;

@@ -74,11 +74,12 @@ pub(crate) enum AskError {
     Http(#[from] hyper::Error),
 }
 
-/// Sends what `request` makes (told whether it goes over HTTP/2) and waits for the head of the answer.
+/// Sends what `request` makes (told whether it goes over HTTP/2) and waits for the head of the answer. `request` is
+/// called each time that one is sent: a connection that was closed while it lay idle makes it two.
 pub(crate) async fn ask(
     connector: &Arc<Connector>,
     connect_within: Duration,
-    request: impl Fn(http::Version) -> Request<Full<Bytes>>,
+    mut request: impl FnMut(http::Version) -> Request<Full<Bytes>>,
 ) -> Result<Answer, AskError> {
     let mut link = connector.link(connect_within).await?;
     loop {
