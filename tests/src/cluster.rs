@@ -9,7 +9,7 @@ use socket2::{Domain, Socket, Type};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::client::{Ask, Connection};
-use crate::process::Process;
+use crate::process::{Ended, Process};
 use crate::terminal::{Finished, Terminal};
 use crate::wait::eventually;
 
@@ -46,6 +46,7 @@ struct Plane {
 pub struct WorkerProcess {
     process: Process,
     address: SocketAddr,
+    tls_address: Option<SocketAddr>,
     ops: SocketAddr,
 }
 
@@ -121,6 +122,21 @@ impl Cluster {
         let plane = self.plane.take().context("there is no control plane")?;
         plane.process.signal(Signal::KILL)?;
         plane.process.ended().await.map(drop)
+    }
+
+    /// Sends the control plane a signal.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn signal_plane(&self, signal: Signal) -> anyhow::Result<()> {
+        self.plane()?.process.signal(signal)
+    }
+
+    /// What the control plane logged since this was asked last, and its metrics page; both empty when there is none.
+    pub async fn plane_pages(&self) -> (String, String) {
+        let Some(plane) = &self.plane else { return Default::default() };
+        let metrics = page(plane.ops, "/metrics").await.map(|(_, text)| text).unwrap_or_default();
+        (plane.process.take_log(), metrics)
     }
 
     /// What the control plane logged since it was started last.
@@ -240,7 +256,21 @@ impl WorkerProcess {
         let process = Process::start_with("ntonix-data-plane", flags, variables)?;
         let address = process.address("Worker serves", "listen").await?;
         let ops = process.address("Worker serves", "ops").await?;
-        Ok(Self { process, address, ops })
+        let tls_address = process.address("Worker serves", "listen_tls").await.ok();
+        Ok(Self { process, address, tls_address, ops })
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn ended(self) -> anyhow::Result<Ended> {
+        self.process.ended().await
+    }
+
+    /// Where clients find it over TLS; `None` when it has no certificate.
+    pub fn tls_address(&self) -> Option<SocketAddr> {
+        self.tls_address
     }
 
     /// The process.

@@ -40,9 +40,10 @@ pub struct Ended {
 /// # Errors
 /// When `name` was not built.
 pub fn program(name: &str) -> anyhow::Result<PathBuf> {
-    // target/<profile>/deps/<test>, and the programs in target/<profile>.
-    let test = std::env::current_exe()?;
-    let folder = test.parent().and_then(|deps| deps.parent()).context("the test is not in a target folder")?;
+    // Programs are in target/<profile>, tests in target/<profile>/deps.
+    let own = std::env::current_exe()?;
+    let folder = own.parent().context("a program without a folder")?;
+    let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
     let path = folder.join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
     anyhow::ensure!(path.exists(), "{} is missing: run `cargo build -p {name}` first", path.display());
     Ok(path)
@@ -93,6 +94,14 @@ impl Process {
     /// What it wrote to stderr so far.
     pub fn log(&self) -> String {
         self.log.borrow().clone()
+    }
+
+    /// What it wrote to stderr since this was asked last, in whole lines. It is forgotten then: a program that runs for
+    /// hours would fill the memory with it.
+    pub fn take_log(&self) -> String {
+        let mut taken = String::new();
+        self.log.send_modify(|log| taken = std::mem::take(log));
+        taken
     }
 
     /// Waits until stderr has a text.

@@ -27,6 +27,7 @@ pub struct Plan {
     next_write: Option<Instant>,
     passed: u64,
     struck: u64,
+    is_stalled: bool,
     is_over: bool,
 }
 
@@ -65,6 +66,7 @@ impl Plan {
             next_write: None,
             passed: 0,
             struck: 0,
+            is_stalled: false,
             is_over: false,
         }
     }
@@ -125,6 +127,7 @@ impl Plan {
         if let Some(end) = faults.end.filter(|end| end.after <= self.passed) {
             return self.end(end.how);
         }
+        self.is_stalled = false;
         let Some(first) = self.held.front() else { return Action::Wait(None) };
         if first.due > now {
             return Action::Wait(Some(first.due));
@@ -140,7 +143,11 @@ impl Plan {
 
     fn end(&mut self, how: How) -> Action {
         match how {
-            How::Stall => Action::Wait(None),
+            How::Stall => {
+                // However often it is asked for, it is one.
+                self.struck += u64::from(!std::mem::replace(&mut self.is_stalled, true));
+                Action::Wait(None)
+            }
             How::HalfClose => {
                 self.struck += 1;
                 self.over(Action::Finish)

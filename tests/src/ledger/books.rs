@@ -12,6 +12,8 @@ use crate::mock_llm::{Attempt, Ended};
 pub struct Books {
     /// What each client got.
     pub accounts: Vec<Account>,
+    /// Exchanges that clients asked for and that are no streams, such as the opening of a WebSocket.
+    pub others: Vec<String>,
     /// What the mocks wrote in each attempt.
     pub attempts: Vec<Attempt>,
     /// What the gateway recorded of each exchange.
@@ -52,9 +54,20 @@ impl Books {
             found.extend(no_late_retry(account, &index));
             found.extend(tokens_agree(account, &index));
         }
-        found.extend(one_record(&self.accounts, &index));
+        found.extend(one_record(self, &index));
         found.extend(attempts_agree(&index));
         found
+    }
+
+    /// Streams for which a backend was asked and that did not simply pass: that ended otherwise than complete, or for
+    /// which backends were asked again. What was refused before is none.
+    pub fn faulted(&self) -> u64 {
+        let index = Index::new(self);
+        let is_faulted = |account: &&Account| {
+            let attempts = index.record(account).map_or(0, |record| record.attempts);
+            attempts > 1 || attempts == 1 && account.ending != Ending::Complete
+        };
+        self.accounts.iter().filter(is_faulted).count() as u64
     }
 
     /// Streams by how they ended, and their tokens.
@@ -146,21 +159,22 @@ fn no_late_retry(account: &Account, index: &Index<'_>) -> Option<Violation> {
 }
 
 /// I4: one record for each exchange that anybody was told of, and none of an exchange that nobody asked for.
-fn one_record(accounts: &[Account], index: &Index<'_>) -> Vec<Violation> {
+fn one_record(books: &Books, index: &Index<'_>) -> Vec<Violation> {
     let mut found = Vec::new();
     let violation = |about: &str, what: String| Violation::new(Invariant::OneRecord, about, what);
     for (id, records) in index.records.iter().filter(|(_, records)| records.len() > 1) {
         let outcomes: Vec<&str> = records.iter().map(|record| record.outcome.as_str()).collect();
         found.push(violation(id, format!("{} records: {outcomes:?}", records.len())));
     }
-    let answered = accounts.iter().filter(|account| account.is_answered);
+    let answered = books.accounts.iter().filter(|account| account.is_answered);
     let told = answered.filter_map(|account| index.exchange(account)).chain(index.attempts.keys().copied());
     let told: HashSet<&str> = told.collect();
     found.extend(
         told.iter().filter(|id| !index.records.contains_key(**id)).map(|id| violation(id, "no record".to_owned())),
     );
     // The name of an exchange over HTTP is the client's own, so that it is known even when no answer came.
-    let asked: HashSet<&str> = accounts.iter().filter_map(|account| account.exchange.as_deref()).collect();
+    let asked = books.accounts.iter().filter_map(|account| account.exchange.as_deref());
+    let asked: HashSet<&str> = asked.chain(books.others.iter().map(String::as_str)).collect();
     for (id, records) in &index.records {
         let is_http = records.iter().any(|record| record.transport != "websocket");
         if is_http && !asked.contains(id) {
@@ -262,7 +276,7 @@ mod tests {
     }
 
     fn books() -> Books {
-        Books { accounts: vec![account()], attempts: vec![attempt()], records: vec![record()] }
+        Books { accounts: vec![account()], others: vec![], attempts: vec![attempt()], records: vec![record()] }
     }
 
     /// The invariants that are broken after a change to good books.
@@ -278,6 +292,7 @@ mod tests {
     #[test]
     fn good_books_agree() {
         assert_eq!(books().violations(), []);
+        assert_eq!(books().faulted(), 0);
         let sums = books().sums();
         assert_eq!((sums.tokens, sums.streams.values().sum::<u64>()), (3, 1));
     }
@@ -327,6 +342,8 @@ mod tests {
         assert_eq!(broken(|books| books.records.push(record())), record_broken);
         let foreign = Record { id: "y".to_owned(), ..record() };
         assert_eq!(broken(|books| books.records.push(foreign)), record_broken);
+        let opening = Record { id: "y".to_owned(), ..record() };
+        assert_eq!(broken(|books| (books.records.push(opening), books.others.push("y".to_owned())).1), []);
         // The backend was asked for a client that had left without an answer.
         let left = |books: &mut Books| {
             let ending = Ending::Left;
@@ -362,5 +379,15 @@ mod tests {
     #[test]
     fn attempts_that_no_mock_saw_are_allowed() {
         assert_eq!(broken(|books| books.records[0].attempts = 3), []);
+    }
+
+    #[test]
+    fn a_stream_is_faulted_when_a_backend_was_asked_and_it_did_not_simply_pass() {
+        let faulted = |attempts, ending| {
+            let mut books = books();
+            (books.records[0].attempts, books.accounts[0].ending) = (attempts, ending);
+            books.faulted()
+        };
+        assert_eq!((faulted(2, Ending::Complete), faulted(1, Ending::Abort), faulted(0, Ending::Abort)), (1, 1, 0));
     }
 }

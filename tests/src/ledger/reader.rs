@@ -167,12 +167,25 @@ impl Reader {
         Self { account, has_finish: false, is_done: false, error: None }
     }
 
-    /// Takes note that the gateway answers, and of the exchange that it names.
-    pub fn answered(&mut self, exchange: Option<&str>) {
+    /// Takes note of the exchange that the stream is.
+    pub fn name(&mut self, exchange: &str) {
+        self.account.exchange = Some(exchange.to_owned());
+    }
+
+    /// Takes note that the gateway answers.
+    pub fn answered(&mut self) {
         self.account.is_answered = true;
-        if let Some(exchange) = exchange {
-            self.account.exchange = Some(exchange.to_owned());
-        }
+    }
+
+    /// Takes note that the stream has not ended although it should have long ago.
+    pub fn endless(&mut self) {
+        let tokens = self.account.tokens;
+        self.wrong(Invariant::OneEnd, format!("has no end; {tokens} tokens came"));
+    }
+
+    /// Takes note of something that belongs to no stream, or to none that is under way.
+    pub fn stray(&mut self, what: &str) {
+        self.wrong(Invariant::OneEnd, what.to_owned());
     }
 
     /// Tokens so far.

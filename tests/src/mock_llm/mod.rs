@@ -62,6 +62,8 @@ pub struct Options {
     pub models: Vec<String>,
     /// What happens to requests that no other script is for.
     pub script: Script,
+    /// Keep every request for the test to look at; the books are kept in any case.
+    pub is_recording: bool,
 }
 
 // === impl Options ===
@@ -73,6 +75,7 @@ impl Default for Options {
             tls: None,
             models: vec![MODEL.to_owned()],
             script: Script::answer(TOKENS),
+            is_recording: true,
         }
     }
 }
@@ -95,7 +98,7 @@ impl MockLlm {
     pub fn start_with(options: Options) -> io::Result<Self> {
         let listener = listen::bind(options.listen, ReusePort::No)?;
         let address = listener.local_addr()?;
-        let state = State::new(options.models, options.script, true);
+        let state = State::new(options.models, options.script, options.is_recording);
         let is_tls = options.tls.is_some();
         let task = tasks::spawn("mock-llm", serve(listener, state.clone(), options.tls));
         Ok(Self { address, is_tls, state, task })
