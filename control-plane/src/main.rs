@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ntonix_control_plane::{ControlPlane, ControlPlaneArgs, FileFault, Settings};
 use ntonix_runtime::drain::{self, until_stopped};
-use ntonix_runtime::{listen, settings, telemetry, tls};
+use ntonix_runtime::{handover, listen, settings, telemetry, tls};
 
 fn main() -> ExitCode {
     let args: ControlPlaneArgs = match settings::parse(std::env::args_os()) {
@@ -44,6 +44,7 @@ fn run(settings: Settings, deadline: Duration) -> anyhow::Result<()> {
 async fn serve(settings: Settings, deadline: Duration) -> anyhow::Result<()> {
     let (trigger, signals) = drain::channel();
     drain::on_signals(trigger, deadline)?;
+    handover::refuse_requests()?;
     let plane = ControlPlane::start(settings).await?;
     // A signal and a failure both end in a drain; they differ in the exit code.
     let outcome = tokio::select! {

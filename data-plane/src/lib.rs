@@ -20,6 +20,7 @@ mod metrics;
 mod usage;
 mod ops;
 mod settings;
+mod sockets;
 mod worker;
 
 pub use crate::{

@@ -1,9 +1,14 @@
 //! The data plane on its own: settings, run, drain, exit code.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
-use ntonix_data_plane::{DataPlaneArgs, FileFault, Worker};
-use ntonix_runtime::{drain, settings, telemetry};
+use anyhow::Context as _;
+use ntonix_data_plane::{DataPlaneArgs, FileFault, Settings, Worker};
+use ntonix_runtime::{
+    drain,
+    handover::{self, Inheritance},
+    settings, telemetry,
+};
 
 const PROGRAM: &str = "ntonix-data-plane";
 
@@ -16,12 +21,12 @@ fn main() -> ExitCode {
         Ok(guard) => guard,
         Err(fault) => return settings::refuse(PROGRAM, &[fault]),
     };
-    let drain_within = args.drain;
+    let (drain_within, take_over) = (args.drain, args.take_over);
     let settings = match args.settings() {
         Ok(settings) => settings,
         Err(faults) => return settings::refuse(PROGRAM, &faults),
     };
-    match run(settings, drain_within) {
+    match run(settings, drain_within, take_over) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // A refused file names its faults one on a line.
@@ -35,16 +40,39 @@ fn main() -> ExitCode {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn run(settings: ntonix_data_plane::Settings, drain_within: std::time::Duration) -> anyhow::Result<()> {
+async fn run(settings: Settings, drain_within: Duration, take_over: bool) -> anyhow::Result<()> {
     let (trigger, drain) = drain::channel();
     drain::on_signals(trigger.clone(), drain_within)?;
-    let worker = Worker::start(settings, trigger, drain).await?;
+    let requests = handover::requests()?;
+    let mut heir = take_over.then(Inheritance::take).transpose().context("cannot take over from the process before")?;
+    let inherited = heir.as_mut().map(|heir| std::mem::take(&mut heir.sockets));
+    let mut worker = Worker::start_on(inherited, settings, trigger, drain).await?;
     let addresses = worker.addresses();
     tracing::info!(
         listen = %addresses.client,
         listen_tls = addresses.client_tls.map(tracing::field::display),
         ops = addresses.ops.map(tracing::field::display),
+        pid = std::process::id(),
         "Worker serves"
     );
+    if let Some(heir) = heir {
+        // Until it has a configuration, the process before goes on.
+        worker.ready().await;
+        heir.serves().context("the process before is gone")?;
+    }
+    #[cfg(target_os = "linux")]
+    tell_service_manager();
+    worker.hand_over_on(requests, drain_within);
     worker.finished(drain_within).await
+}
+
+/// systemd waits for this before it starts what comes after, and follows the process that has taken over.
+#[cfg(target_os = "linux")]
+fn tell_service_manager() {
+    use sd_notify::NotifyState;
+
+    let states = [NotifyState::MainPid(std::process::id()), NotifyState::Ready];
+    if let Err(error) = sd_notify::notify(&states) {
+        tracing::warn!(%error, "The service manager cannot be told that the worker serves");
+    }
 }

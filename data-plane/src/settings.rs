@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser};
 use http::HeaderValue;
 use ntonix_runtime::{
+    handover,
     lines::Destination,
     listen,
     settings::{LogArgs, state_dir},
@@ -70,6 +71,9 @@ pub struct DataPlaneArgs {
     /// How log lines look
     #[command(flatten)]
     pub log: LogArgs,
+    /// Take the sockets over from the process that started this one; set by that process
+    #[arg(long, env = handover::VARIABLE, hide = true)]
+    pub take_over: bool,
 }
 
 /// Where the configuration comes from: exactly one of the two.

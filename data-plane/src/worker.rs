@@ -1,31 +1,25 @@
 //! A running worker: its threads, each with its own runtime and sockets, and the tasks beside them.
 
-use std::{
-    fs, io,
-    net::{SocketAddr, TcpListener as StdListener},
-    path::Path,
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{fs, io, net::SocketAddr, path::Path, sync::Arc, thread, time::Duration};
 
 use anyhow::Context as _;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use ntonix_proto::sync::v1::Hello;
 use ntonix_runtime::{
+    chain::Chain,
     drain::{Drain, Trigger},
+    handover::{self, Named},
     lines::LinesGuard,
-    listen::{self, ReusePort},
+    listen,
     probe::{self, Probes},
     reload::FileWatch,
     reload::hangups,
-    settings, tasks,
-    tls::{self, ServerTls},
+    settings, tasks, tls,
 };
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
-    task::{JoinHandle, JoinSet},
+    task::{AbortHandle, JoinHandle, JoinSet, spawn_blocking},
 };
 use tower::util::BoxCloneSyncService;
 
@@ -39,6 +33,7 @@ use crate::{
     ops::{self, Pages},
     policy::{self, admit::Admission},
     settings::{ConfigOrigin, Settings, TrafficArgs},
+    sockets::{Sockets, ThreadSockets},
     sync::Follower,
     upstream::connect::enter_thread,
     usage::{Books, UsageLog},
@@ -55,6 +50,10 @@ pub struct Worker {
     /// What the worker cannot do without; the first one to end ends the worker.
     needed: JoinSet<anyhow::Result<()>>,
     threads: FuturesUnordered<JoinHandle<io::Result<()>>>,
+    /// Its sockets once more, for a process that takes its place.
+    estate: Vec<Named>,
+    /// Tasks that only one of two processes can do: they end when another one has taken its place.
+    retiring: Vec<AbortHandle>,
     /// Writes the last records when the worker has ended.
     _usage: Option<LinesGuard>,
 }
@@ -99,6 +98,19 @@ impl Worker {
     /// An address that is taken, a certificate or a configuration file that is no good, a state directory that cannot
     /// be written.
     pub async fn start(settings: Settings, trigger: Trigger, drain: Drain) -> anyhow::Result<Self> {
+        Self::start_on(None, settings, trigger, drain).await
+    }
+
+    /// The same, on `inherited` sockets instead of new ones.
+    ///
+    /// # Errors
+    /// The same, and sockets that are not those of these settings.
+    pub async fn start_on(
+        inherited: Option<Vec<Named>>,
+        settings: Settings,
+        trigger: Trigger,
+        drain: Drain,
+    ) -> anyhow::Result<Self> {
         tls::install_provider();
         let descriptors = listen::raise_open_files();
         let threads = settings.traffic.thread_count();
@@ -108,14 +120,20 @@ impl Worker {
         let cell = Arc::new(Cell::new(metrics.clone(), threads));
         let changes = Changes::new();
 
-        let sockets = Sockets::bind(&settings.traffic, threads)?;
-        let mut addresses = sockets.addresses()?;
+        let mut sockets = match inherited {
+            Some(sockets) => Sockets::inherit(&settings, threads, sockets)?,
+            None => Sockets::bind(&settings, threads)?,
+        };
+        let addresses = sockets.addresses();
+        let estate = sockets.estate()?;
         let pages = Arc::new(Pages { cell: Arc::clone(&cell), books: books.clone(), drain: drain.clone() });
         let mut needed = JoinSet::new();
-        if let Some(address) = settings.ops {
-            addresses.ops = Some(serve_ops(&mut needed, address, Arc::clone(&pages))?);
+        let mut retiring = Vec::new();
+        if let Some(socket) = sockets.take_ops() {
+            let pages = Arc::clone(&pages);
+            retiring.push(needed.spawn(async move { Ok(probe::serve(socket, pages).await?) }));
         }
-        follow_config(&mut needed, &settings, &cell, &changes, &metrics, addresses)?;
+        retiring.push(follow_config(&mut needed, &settings, &cell, &changes, &metrics, addresses)?);
         needed.spawn({
             let (cell, changed) = (Arc::clone(&cell), changes.0.subscribe());
             async move {
@@ -126,7 +144,7 @@ impl Worker {
         if usage_guard.is_some() {
             needed.spawn(reopen_on_hangup(books.usage.clone())?);
         }
-        if let Some(tls) = sockets.tls.clone() {
+        if let Some(tls) = sockets.tls() {
             needed.spawn(async move {
                 tls::follow(tls).await;
                 Ok(())
@@ -139,11 +157,42 @@ impl Worker {
             cell,
             books,
             stall: settings.traffic.client_stall,
+            allow_anonymous: settings.traffic.allow_anonymous,
             drain: drain.clone(),
             trigger: trigger.clone(),
         };
-        let threads = sockets.serve(shared)?;
-        Ok(Self { addresses, pages, changes, trigger, drain, needed, threads, _usage: usage_guard })
+        let threads =
+            sockets.for_threads().map(|sockets| spawn_thread(sockets, shared.clone())).collect::<io::Result<_>>()?;
+        Ok(Self { addresses, pages, changes, trigger, drain, needed, threads, estate, retiring, _usage: usage_guard })
+    }
+
+    /// Hands its sockets to a new process each time that `requests` says so, until one has taken its place: then this
+    /// one drains. An attempt that fails changes nothing.
+    pub fn hand_over_on(&mut self, mut requests: handover::Requests, drain_within: Duration) {
+        let estate = Arc::new(std::mem::take(&mut self.estate));
+        let (retiring, trigger, drain) = (self.retiring.clone(), self.trigger.clone(), self.drain.clone());
+        tasks::spawn("handover", async move {
+            loop {
+                tokio::select! {
+                    () = requests.next() => {}
+                    // With its sockets closed for good, nobody may connect to what nobody accepts.
+                    () = drain.draining() => return,
+                }
+                tracing::info!("Starts a new process to take over");
+                let estate = Arc::clone(&estate);
+                match spawn_blocking(move || handover::hand_over(&estate)).await {
+                    Ok(Ok(pid)) => {
+                        tracing::info!(pid, "The new process serves; this one drains");
+                        retiring.iter().for_each(AbortHandle::abort);
+                        return trigger.start(drain_within);
+                    }
+                    Ok(Err(error)) => {
+                        tracing::error!(error = %Chain(&error), "Not handed over; this process serves on")
+                    }
+                    Err(error) => tracing::error!(%error, "Not handed over; this process serves on"),
+                }
+            }
+        });
     }
 
     /// Where it listens.
@@ -213,6 +262,8 @@ impl Worker {
                 Err(died) => anyhow::Error::new(died).context("a task that the worker needs died"),
             }),
         };
+        // With its sockets closed for good, nobody may connect to what nobody accepts.
+        self.estate.clear();
         if let Some(error) = &failed {
             tracing::error!(error = %format!("{error:#}"), "The worker cannot go on and drains");
             self.trigger.start(drain_within);
@@ -242,17 +293,6 @@ fn reopen_on_hangup(usage: UsageLog) -> anyhow::Result<impl Future<Output = anyh
     })
 }
 
-fn serve_ops(
-    needed: &mut JoinSet<anyhow::Result<()>>,
-    address: SocketAddr,
-    pages: Arc<Pages>,
-) -> anyhow::Result<SocketAddr> {
-    let socket = bind(address, ReusePort::No, "--ops")?;
-    let bound = socket.local_addr()?;
-    needed.spawn(async move { Ok(probe::serve(socket, pages).await?) });
-    Ok(bound)
-}
-
 fn follow_config(
     needed: &mut JoinSet<anyhow::Result<()>>,
     settings: &Settings,
@@ -260,7 +300,7 @@ fn follow_config(
     changes: &Changes,
     metrics: &Metrics,
     addresses: Addresses,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<AbortHandle> {
     let (cell, changes) = (Arc::clone(cell), changes.clone());
     match &settings.origin {
         ConfigOrigin::File(path) => {
@@ -269,7 +309,7 @@ fn follow_config(
             let live = file::take(&cell, path)?;
             announce(&live, &settings.traffic);
             let path = path.clone();
-            needed.spawn(async move { Ok(file::follow(cell, path, saved, changes).await?) });
+            Ok(needed.spawn(async move { Ok(file::follow(cell, path, saved, changes).await?) }))
         }
         ConfigOrigin::ControlPlane { url, tls } => {
             prepare_directory(&settings.state_dir)?;
@@ -286,13 +326,12 @@ fn follow_config(
             let mut follower =
                 Follower::new(source, hello, seams, settings.state_dir.clone(), settings.traffic.clone());
             follower.boot();
-            needed.spawn(async move {
+            Ok(needed.spawn(async move {
                 follower.follow().await;
                 Ok(())
-            });
+            }))
         }
     }
-    Ok(())
 }
 
 /// Who this worker is, for the control plane.
@@ -336,6 +375,7 @@ struct Shared {
     cell: Arc<Cell>,
     books: Books,
     stall: Duration,
+    allow_anonymous: bool,
     admission: Arc<Admission>,
     places: Arc<Semaphore>,
     origins: Origins,
@@ -343,88 +383,21 @@ struct Shared {
     trigger: Trigger,
 }
 
-/// The listening sockets: for each thread one of each kind, so that a connection never changes thread.
-struct Sockets {
-    plain: Vec<StdListener>,
-    secure: Vec<StdListener>,
-    tls: Option<ServerTls>,
-    allow_anonymous: bool,
-}
-
-// === impl Sockets ===
-
-impl Sockets {
-    fn bind(traffic: &TrafficArgs, threads: usize) -> anyhow::Result<Self> {
-        let pairs: Vec<_> = traffic.tls_cert.iter().cloned().zip(traffic.tls_key.iter().cloned()).collect();
-        let tls = match pairs.as_slice() {
-            [] => None,
-            pairs => Some(ServerTls::load(pairs, None, &[b"h2", b"http/1.1"]).context("cannot use --tls-cert")?),
-        };
-        let plain = bind_for_each(traffic.listen, threads, "--listen")?;
-        let secure = match tls {
-            None => Vec::new(),
-            Some(_) => bind_for_each(traffic.listen_tls, threads, "--listen-tls")?,
-        };
-        Ok(Self { plain, secure, tls, allow_anonymous: traffic.allow_anonymous })
-    }
-
-    fn addresses(&self) -> anyhow::Result<Addresses> {
-        let first = |sockets: &[StdListener]| sockets.first().map(StdListener::local_addr).transpose();
-        let client = first(&self.plain)?.context("no thread serves")?;
-        Ok(Addresses { client, client_tls: first(&self.secure)?, ops: None })
-    }
-
-    fn serve(self, shared: Shared) -> io::Result<FuturesUnordered<JoinHandle<io::Result<()>>>> {
-        let mut secure = self.secure.into_iter();
-        let threads = self.plain.into_iter().enumerate().map(|(index, plain)| {
-            let mut sockets = vec![(plain, None)];
-            sockets.extend(secure.next().map(|socket| (socket, self.tls.clone())));
-            spawn_thread(index, sockets, self.allow_anonymous, shared.clone())
-        });
-        threads.collect()
-    }
-}
-
-fn bind_for_each(address: SocketAddr, threads: usize, flag: &str) -> anyhow::Result<Vec<StdListener>> {
-    // Shared ports are for our own threads: another process on the address must be noticed.
-    let alone = bind(address, ReusePort::No, flag)?;
-    if threads == 1 {
-        // Also the only way where the system cannot share a port.
-        return Ok(vec![alone]);
-    }
-    drop(alone);
-    let first = bind(address, ReusePort::Yes, flag)?;
-    let bound = first.local_addr()?;
-    let mut sockets = vec![first];
-    for _ in 1..threads {
-        sockets.push(bind(bound, ReusePort::Yes, flag)?);
-    }
-    Ok(sockets)
-}
-
-fn bind(address: SocketAddr, reuse: ReusePort, flag: &str) -> anyhow::Result<StdListener> {
-    listen::bind(address, reuse).with_context(|| format!("cannot listen on {flag} {address}"))
-}
-
 /// Starts a thread with its own runtime, and hands out its end.
-fn spawn_thread(
-    index: usize,
-    sockets: Vec<(StdListener, Option<ServerTls>)>,
-    allow_anonymous: bool,
-    shared: Shared,
-) -> io::Result<JoinHandle<io::Result<()>>> {
+fn spawn_thread(sockets: ThreadSockets, shared: Shared) -> io::Result<JoinHandle<io::Result<()>>> {
+    let index = sockets.index;
     let (ended, end) = tokio::sync::oneshot::channel();
     thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
         enter_thread(index);
         // Nobody waits any more only when the worker itself is gone.
-        let _ = ended.send(run_thread(sockets, allow_anonymous, shared));
+        let _ = ended.send(run_thread(sockets, shared));
     })?;
     Ok(tasks::spawn("thread-end", async move {
         end.await.unwrap_or_else(|_| Err(io::Error::other("a thread of the worker died")))
     }))
 }
 
-fn run_thread(sockets: Vec<(StdListener, Option<ServerTls>)>, allow_anonymous: bool, shared: Shared) -> io::Result<()> {
+fn run_thread(sockets: ThreadSockets, shared: Shared) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async move {
         let edge = Arc::new(Edge {
@@ -436,8 +409,8 @@ fn run_thread(sockets: Vec<(StdListener, Option<ServerTls>)>, allow_anonymous: b
             drain: shared.drain.clone(),
         });
         let mut accepting = JoinSet::new();
-        for (socket, tls) in sockets {
-            let anonymous = allow_anonymous || socket.local_addr()?.ip().is_loopback();
+        for (socket, tls) in sockets.sockets {
+            let anonymous = shared.allow_anonymous || socket.local_addr()?.ip().is_loopback();
             let socket = TcpListener::from_std(socket)?;
             let places = Arc::clone(&shared.places);
             accepting.spawn(Listener { socket, tls, anonymous, places, edge: Arc::clone(&edge) }.run());

@@ -23,6 +23,8 @@ mod websocket;
 mod planes;
 mod tls;
 mod drain;
+#[cfg(target_os = "linux")]
+mod handover;
 mod files;
 mod settings;
 mod golden;

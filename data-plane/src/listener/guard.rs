@@ -15,6 +15,7 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::Notify,
     time::{Instant, Sleep, sleep_until},
 };
 
@@ -27,6 +28,7 @@ const IDLE_AT_MOST: Duration = Duration::from_secs(75);
 #[derive(Debug, Default)]
 pub(crate) struct Activity {
     requests: AtomicUsize,
+    began: Notify,
     stalled: AtomicBool,
 }
 
@@ -64,7 +66,16 @@ impl Activity {
     /// A request begins.
     pub(crate) fn begin(self: &Arc<Self>) -> Busy {
         self.requests.fetch_add(1, Ordering::Relaxed);
+        self.began.notify_waiters();
         Busy(Arc::clone(self))
+    }
+
+    /// Waits until a request is under way.
+    pub(super) async fn busy(&self) {
+        let began = self.began.notified();
+        if self.is_idle() {
+            began.await;
+        }
     }
 
     /// Did the client stop reading for too long?

@@ -42,6 +42,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const HTTP2_STREAMS: u32 = 256;
 /// What one HTTP/2 stream buffers.
 const HTTP2_WINDOW: u32 = 64 * 1024;
+/// How long an idle connection is kept when the worker begins to drain. Closing it at once would fail the request that
+/// its client is just sending; one that comes in this time is answered with `connection: close`.
+const LAST_REQUEST: Duration = Duration::from_secs(1);
 /// What a connection that is cut may still take to say so to its streams.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -166,6 +169,11 @@ where
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = drain.draining() => {
+            // A request may be on its way on a connection that is idle: it is served, as the last one.
+            tokio::select! {
+                _ = timeout(LAST_REQUEST, peer.activity.busy()) => {}
+                ended = connection.as_mut() => return note_end(&peer, ended),
+            }
             // HTTP/1.1: no further request; HTTP/2: GOAWAY. What runs, runs on.
             connection.as_mut().graceful_shutdown();
             tokio::select! {
@@ -180,6 +188,10 @@ where
             }
         }
     };
+    note_end(&peer, ended);
+}
+
+fn note_end(peer: &Peer, ended: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
     if let Err(error) = ended {
         tracing::debug!(client.addr = %peer.address, error = %Chain(&*error), "Connection ended early");
     }

@@ -12,6 +12,7 @@ use ntonix_control_plane::{ControlPlane, FileFault};
 use ntonix_data_plane::{ConfigOrigin, SyncTls, Worker};
 use ntonix_runtime::{
     drain::{self, Drain, Trigger},
+    handover,
     listen::{self, ReusePort},
     metrics,
     probe::{self, Probes, Readiness},
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
 async fn run(args: NtonixArgs) -> anyhow::Result<()> {
     let (trigger, drain) = drain::channel();
     drain::on_signals(trigger.clone(), args.drain)?;
+    handover::refuse_requests()?;
     match &args.command {
         Some(Command::DemoBackends { listen }) => run_demos(listen, &drain).await,
         None => run_planes(args, trigger, drain).await,

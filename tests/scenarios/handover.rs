@@ -1,0 +1,184 @@
+//! A new process takes the place of the old one: nobody is refused, nothing is cut.
+
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use ntonix_runtime::tasks;
+use ntonix_tests::certs::Authority;
+use ntonix_tests::client::{Ask, Connection};
+use ntonix_tests::gateway::Gateway;
+use ntonix_tests::mock_llm::{Gate, MockLlm, Pace, Script};
+use ntonix_tests::process::Process;
+use ntonix_tests::wait::eventually;
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use serde_json::Value;
+use tokio::task::JoinHandle;
+
+use crate::stage::{assert_fine, config};
+
+/// Restarts in a row.
+const RESTARTS: usize = 20;
+
+/// Whoever serves now; killed when the test is over, however it ends.
+struct Newest(Pid);
+
+impl Drop for Newest {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = kill_process(self.0, Signal::KILL);
+    }
+}
+
+/// Asks the newest process for a successor, and waits until that one serves.
+async fn restart(process: &Process, newest: &mut Newest, times: usize) {
+    const SERVES: &str = "\"The new process serves; this one drains\"";
+    kill_process(newest.0, Signal::USR2).unwrap();
+    process.logged_times(SERVES, times).await.unwrap();
+    let log = process.log();
+    let last = log.lines().rfind(|line| line.contains(SERVES)).unwrap();
+    let pid = serde_json::from_str::<Value>(last).unwrap()["pid"].as_i64().unwrap();
+    newest.0 = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+}
+
+async fn is_gone(pid: Pid) {
+    eventually("the old process is gone", async || test_kill_process(pid).is_err()).await.unwrap();
+}
+
+#[tokio::test]
+async fn streams_end_on_the_old_process_while_the_new_one_serves() {
+    let (mock, gate) = (MockLlm::start().unwrap(), Gate::new());
+    let gateway = Gateway::start(&config(&[&mock], "", "", ""), &[]).await.unwrap();
+    let mut newest = Newest(gateway.process().id().unwrap());
+    gate.open(1);
+    mock.next(Script::gated(3, &gate));
+    let mut stream = Connection::open(gateway.address()).await.unwrap().stream(Ask::streamed_chat()).await.unwrap();
+    stream.take(2).await.unwrap();
+
+    restart(gateway.process(), &mut newest, 1).await;
+    let mut fresh = Connection::open(gateway.address()).await.unwrap();
+    assert_fine(&fresh.ask(Ask::chat()).await.unwrap());
+    // The operations port is the new one's: it is ready, not draining.
+    eventually("the new process answers probes", async || {
+        gateway.ops("/readyz").await.is_ok_and(|(status, _)| status == 200)
+    })
+    .await
+    .unwrap();
+    gate.open_for_good();
+    assert!(stream.rest().await.unwrap().is_done());
+    assert_fine(&fresh.ask(Ask::chat()).await.unwrap());
+    kill_process(newest.0, Signal::TERM).unwrap();
+    let ended = gateway.ended().await.unwrap();
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
+}
+
+#[tokio::test]
+async fn a_new_process_that_cannot_serve_changes_nothing() {
+    let mock = MockLlm::start().unwrap();
+    let authority = Authority::new().unwrap();
+    let pair = authority.sign("gateway", &["localhost"]).unwrap();
+    let flags = [format!("--tls-cert={}", pair.certificate.display()), format!("--tls-key={}", pair.key.display())];
+    let gateway = Gateway::start(&config(&[&mock], "", "", ""), &[&flags[0], &flags[1]]).await.unwrap();
+    // A start without it fails; the process that runs has read it.
+    let key = std::fs::read(&pair.key).unwrap();
+    std::fs::remove_file(&pair.key).unwrap();
+    gateway.process().signal(Signal::USR2).unwrap();
+    gateway.process().logged("Not handed over; this process serves on").await.unwrap();
+    assert_fine(&Connection::open(gateway.address()).await.unwrap().ask(Ask::chat()).await.unwrap());
+    assert_eq!(gateway.ops("/readyz").await.unwrap().0, 200);
+
+    // And it can be tried again.
+    std::fs::write(&pair.key, key).unwrap();
+    let mut newest = Newest(gateway.process().id().unwrap());
+    restart(gateway.process(), &mut newest, 1).await;
+    assert_fine(&Connection::open(gateway.address()).await.unwrap().ask(Ask::chat()).await.unwrap());
+    kill_process(newest.0, Signal::TERM).unwrap();
+    is_gone(newest.0).await;
+}
+
+#[tokio::test]
+async fn the_service_manager_is_told_who_serves() {
+    let mock = MockLlm::start().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(ntonix_tests::wait::PATIENCE)).unwrap();
+    let heard = || {
+        let mut message = [0; 256];
+        let length = manager.recv(&mut message).unwrap();
+        String::from_utf8_lossy(&message[..length]).into_owned()
+    };
+    let variables = [("NOTIFY_SOCKET", path.to_str().unwrap())];
+    let gateway = Gateway::start_with(&config(&[&mock], "", "", ""), &[], &variables).await.unwrap();
+    let mut newest = Newest(gateway.process().id().unwrap());
+    let says = |pid: Pid| format!("MAINPID={}\nREADY=1\n", pid.as_raw_nonzero());
+    assert_eq!(heard(), says(newest.0));
+    restart(gateway.process(), &mut newest, 1).await;
+    assert_eq!(heard(), says(newest.0));
+}
+
+/// What the clients of a load saw.
+#[derive(Default)]
+struct Seen {
+    over: AtomicBool,
+    answers: AtomicUsize,
+    streams: AtomicUsize,
+}
+
+/// A client that asks again and again and takes no failure; it opens a connection anew when it was told to.
+fn client(seen: &Arc<Seen>, address: std::net::SocketAddr, index: usize) -> JoinHandle<anyhow::Result<()>> {
+    let seen = Arc::clone(seen);
+    tasks::spawn("client", async move {
+        let mut connection = None;
+        while !seen.over.load(Ordering::Relaxed) {
+            let mut usable = match connection.take() {
+                Some(usable) => usable,
+                None if index.is_multiple_of(2) => Connection::open(address).await?,
+                None => Connection::open_http2(address).await?,
+            };
+            if index % 4 < 2 {
+                let answer = usable.ask(Ask::chat()).await?;
+                anyhow::ensure!(answer.status() == 200, "{}", answer.text());
+                seen.answers.fetch_add(1, Ordering::Relaxed);
+                // An HTTP/1.1 client keeps its connection unless the answer says that it was the last one.
+                let is_last = answer.header("connection") == "close" || usable.is_closed();
+                connection = (!is_last).then_some(usable);
+            } else {
+                let transcript = usable.transcript(Ask::streamed_chat()).await?;
+                anyhow::ensure!(transcript.is_done(), "{}", transcript.text());
+                seen.streams.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Item 84.
+#[tokio::test]
+async fn twenty_restarts_in_a_row_fail_no_request_and_cut_no_stream() {
+    let mock = MockLlm::start().unwrap();
+    mock.always(Script::Answer { tokens: 20, pace: Pace::Every(Duration::from_millis(5)) });
+    let gateway = Gateway::start(&config(&[&mock], "", "retries: 0", ""), &["--drain=20s"]).await.unwrap();
+    let mut newest = Newest(gateway.process().id().unwrap());
+    let seen = Arc::<Seen>::default();
+    let clients: Vec<_> = (0..16).map(|index| client(&seen, gateway.address(), index)).collect();
+    for times in 1..=RESTARTS {
+        let before = (seen.answers.load(Ordering::Relaxed), seen.streams.load(Ordering::Relaxed));
+        restart(gateway.process(), &mut newest, times).await;
+        let progress = async || {
+            seen.answers.load(Ordering::Relaxed) > before.0 + 8 && seen.streams.load(Ordering::Relaxed) > before.1 + 8
+                || clients.iter().any(JoinHandle::is_finished)
+        };
+        eventually("everyone is served on", progress).await.unwrap();
+    }
+    seen.over.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.await.unwrap().unwrap();
+    }
+    assert_eq!(mock.counts().cut, 0);
+    kill_process(newest.0, Signal::TERM).unwrap();
+    let ended = gateway.ended().await.unwrap();
+    assert_eq!(ended.log.matches("\"Worker serves\"").count(), RESTARTS + 1);
+    assert!(!ended.log.contains("\"ERROR\""), "{}", ended.log);
+}
