@@ -145,8 +145,9 @@ impl Worker {
             needed.spawn(reopen_on_hangup(books.usage.clone())?);
         }
         if let Some(tls) = sockets.tls() {
+            let following = tls::follow(tls).context("cannot listen for SIGHUP")?;
             needed.spawn(async move {
-                tls::follow(tls).await;
+                following.await;
                 Ok(())
             });
         }

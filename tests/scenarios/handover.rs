@@ -1,21 +1,19 @@
 //! A new process takes the place of the old one: nobody is refused, nothing is cut.
 
 use std::os::unix::net::UnixDatagram;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ntonix_runtime::tasks;
 use ntonix_tests::certs::Authority;
 use ntonix_tests::client::{Ask, Connection};
+use ntonix_tests::cluster::Cluster;
 use ntonix_tests::gateway::Gateway;
 use ntonix_tests::mock_llm::{Gate, MockLlm, Pace, Script};
 use ntonix_tests::process::Process;
 use ntonix_tests::wait::eventually;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
-use tokio::task::JoinHandle;
 
+use crate::crowd::{Crowd, Door};
 use crate::stage::{assert_fine, config};
 
 /// Restarts in a row.
@@ -118,42 +116,6 @@ async fn the_service_manager_is_told_who_serves() {
     assert_eq!(heard(), says(newest.0));
 }
 
-/// What the clients of a load saw.
-#[derive(Default)]
-struct Seen {
-    over: AtomicBool,
-    answers: AtomicUsize,
-    streams: AtomicUsize,
-}
-
-/// A client that asks again and again and takes no failure; it opens a connection anew when it was told to.
-fn client(seen: &Arc<Seen>, address: std::net::SocketAddr, index: usize) -> JoinHandle<anyhow::Result<()>> {
-    let seen = Arc::clone(seen);
-    tasks::spawn("client", async move {
-        let mut connection = None;
-        while !seen.over.load(Ordering::Relaxed) {
-            let mut usable = match connection.take() {
-                Some(usable) => usable,
-                None if index.is_multiple_of(2) => Connection::open(address).await?,
-                None => Connection::open_http2(address).await?,
-            };
-            if index % 4 < 2 {
-                let answer = usable.ask(Ask::chat()).await?;
-                anyhow::ensure!(answer.status() == 200, "{}", answer.text());
-                seen.answers.fetch_add(1, Ordering::Relaxed);
-                // An HTTP/1.1 client keeps its connection unless the answer says that it was the last one.
-                let is_last = answer.header("connection") == "close" || usable.is_closed();
-                connection = (!is_last).then_some(usable);
-            } else {
-                let transcript = usable.transcript(Ask::streamed_chat()).await?;
-                anyhow::ensure!(transcript.is_done(), "{}", transcript.text());
-                seen.streams.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-        Ok(())
-    })
-}
-
 /// Item 84.
 #[tokio::test]
 async fn twenty_restarts_in_a_row_fail_no_request_and_cut_no_stream() {
@@ -161,24 +123,34 @@ async fn twenty_restarts_in_a_row_fail_no_request_and_cut_no_stream() {
     mock.always(Script::Answer { tokens: 20, pace: Pace::Every(Duration::from_millis(5)) });
     let gateway = Gateway::start(&config(&[&mock], "", "retries: 0", ""), &["--drain=20s"]).await.unwrap();
     let mut newest = Newest(gateway.process().id().unwrap());
-    let seen = Arc::<Seen>::default();
-    let clients: Vec<_> = (0..16).map(|index| client(&seen, gateway.address(), index)).collect();
+    let crowd = Crowd::gather(&Door::Plain(gateway.address()), 16);
     for times in 1..=RESTARTS {
-        let before = (seen.answers.load(Ordering::Relaxed), seen.streams.load(Ordering::Relaxed));
         restart(gateway.process(), &mut newest, times).await;
-        let progress = async || {
-            seen.answers.load(Ordering::Relaxed) > before.0 + 8 && seen.streams.load(Ordering::Relaxed) > before.1 + 8
-                || clients.iter().any(JoinHandle::is_finished)
-        };
-        eventually("everyone is served on", progress).await.unwrap();
+        crowd.served(8).await;
     }
-    seen.over.store(true, Ordering::Relaxed);
-    for client in clients {
-        client.await.unwrap().unwrap();
-    }
+    crowd.leave().await.unwrap();
     assert_eq!(mock.counts().cut, 0);
     kill_process(newest.0, Signal::TERM).unwrap();
     let ended = gateway.ended().await.unwrap();
     assert_eq!(ended.log.matches("\"Worker serves\"").count(), RESTARTS + 1);
     assert!(!ended.log.contains("\"ERROR\""), "{}", ended.log);
+}
+
+#[tokio::test]
+async fn a_successor_follows_the_control_plane_in_the_place_of_the_old_process() {
+    let mock = MockLlm::start().unwrap();
+    let cluster = Cluster::start().await.unwrap();
+    let worker = cluster.worker("w1").await.unwrap();
+    let draft = |streams: u32| config(&[&mock], "", "", &format!("limits: {{ streams: {streams} }}"));
+    cluster.apply(&draft(100)).await.unwrap();
+    let mut newest = Newest(worker.process().id().unwrap());
+    let old = newest.0;
+    restart(worker.process(), &mut newest, 1).await;
+    let told = cluster.apply(&draft(200)).await.unwrap();
+    assert_eq!(told.matches("  w1 runs it after ").count(), 1, "{told}");
+    worker.runs(2).await.unwrap();
+    assert_fine(&worker.connect().await.unwrap().ask(Ask::chat()).await.unwrap());
+    assert_ne!(old, newest.0);
+    let workers = cluster.ctl("workers").await.unwrap().done().unwrap();
+    assert_eq!(workers.matches("w1").count(), 1, "{workers}");
 }

@@ -22,6 +22,8 @@ mod heartbeats;
 mod websocket;
 mod planes;
 mod tls;
+mod change;
+mod crowd;
 mod drain;
 #[cfg(target_os = "linux")]
 mod handover;

@@ -252,7 +252,7 @@ impl ControlPlane {
     fn tls(&mut self, files: &TlsFiles) -> anyhow::Result<Option<ServerTls>> {
         let Some(pair) = files.pair() else { return Ok(None) };
         let tls = ServerTls::load(&[pair], files.ca.as_deref(), &[b"h2", b"http/1.1"])?;
-        self.help("certificates", tls::follow(tls.clone()));
+        self.help("certificates", tls::follow(tls.clone())?);
         Ok(Some(tls))
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hasher as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +20,7 @@ use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureSc
 
 use super::{TlsFault, authorities, certificates, private_key, provider, read};
 use crate::chain::Chain;
-use crate::reload::FileWatch;
+use crate::reload::{FileWatch, hangups};
 
 /// The TLS side of a listener. Cheap to clone; a reload reaches every clone and every configuration handed out.
 #[derive(Clone, Debug)]
@@ -91,18 +92,29 @@ impl ServerTls {
     }
 }
 
-/// Reloads `tls` whenever one of its files changes, for as long as it is polled. A bad file is logged and the old pair kept.
-pub async fn follow(tls: ServerTls) {
-    let mut watch = FileWatch::new(tls.paths());
-    loop {
-        // Also before the first wait: the files may have changed since they were loaded.
-        match tls.reload() {
-            Ok(true) => tracing::info!(files = ?tls.paths(), "Certificates loaded anew"),
-            Ok(false) => {}
-            Err(fault) => tracing::warn!(error = %Chain(&fault), "New certificates refused, the old ones stay"),
+/// Reloads `tls` whenever one of its files changes, and at once on SIGHUP, for as long as the future is polled. A bad file
+/// is logged and the old pair kept. The handler of the signal is in place when this returns.
+///
+/// # Errors
+/// When the system refuses the handler.
+pub fn follow(tls: ServerTls) -> io::Result<impl Future<Output = ()> + Send> {
+    let mut hangups = hangups()?;
+    Ok(async move {
+        let mut watch = FileWatch::new(tls.paths());
+        loop {
+            // Also before the first wait: the files may have changed since they were loaded.
+            match tls.reload() {
+                Ok(true) => tracing::info!(files = ?tls.paths(), "Certificates loaded anew"),
+                Ok(false) => {}
+                Err(fault) => tracing::warn!(error = %Chain(&fault), "New certificates refused, the old ones stay"),
+            }
+            // Each can be dropped while it waits; what changes then is seen by the next look.
+            tokio::select! {
+                () = watch.changed() => {}
+                () = hangups.next() => {}
+            }
         }
-        watch.changed().await;
-    }
+    })
 }
 
 // === impl Files ===

@@ -138,7 +138,7 @@ async fn following_the_files_reloads_by_itself() {
     let desk = Desk::new();
     let pair = desk.pair("old", &["a.test"]);
     let tls = ServerTls::load(std::slice::from_ref(&pair), None, &[b"h2"]).unwrap();
-    let following = crate::tasks::spawn("follow", follow(tls.clone()));
+    let following = crate::tasks::spawn("follow", follow(tls.clone()).unwrap());
     tokio::task::yield_now().await;
     let (certificate, key) = desk.pair("new", &["a.test"]);
     std::fs::copy(certificate, &pair.0).unwrap();
