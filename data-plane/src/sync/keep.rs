@@ -70,15 +70,19 @@ impl Keep {
     }
 
     /// Writes the snapshot beside the newest one, which becomes the one before; at every moment one of them is whole.
+    ///
+    /// The fresh file is on disk before any name changes. Then the newest becomes the one before (only if it is whole: a
+    /// damaged one would take the place of the last good one), and the fresh one the newest. A crash between leaves the
+    /// newest missing and the one before in place; a loss of power may keep the second rename without the first, which
+    /// leaves the fresh one and an older one. The directory is synced last, so that whoever is told "kept" can rely on it.
     pub(crate) fn store(&self, snapshot: &Snapshot, taken: SystemTime) -> io::Result<()> {
         let (newest, before) = (self.directory.join(NEWEST), self.directory.join(BEFORE));
         let fresh = self.directory.join(format!("{NEWEST}.tmp"));
         let mut file = File::create(&fresh)?;
         file.write_all(&encode(snapshot, taken))?;
         file.sync_all()?;
-        match fs::rename(&newest, before) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        if fs::read(&newest).is_ok_and(|bytes| decode(&bytes).is_ok()) {
+            fs::rename(&newest, before)?;
         }
         fs::rename(fresh, newest)?;
         sync_directory(&self.directory)
@@ -161,9 +165,47 @@ mod tests {
         }
         assert_eq!(revisions(&keep), [Some(3), Some(2)]);
         let newest = directory.path().join(NEWEST);
-        let mut bytes = fs::read(&newest).unwrap();
-        *bytes.last_mut().unwrap() ^= 1;
-        fs::write(&newest, bytes).unwrap();
+        let whole = fs::read(&newest).unwrap();
+        // Row P14: each byte of the file itself, not only of what is read from it.
+        for place in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[place] ^= 1 << (place % 8);
+            fs::write(&newest, bytes).unwrap();
+            assert_eq!(revisions(&keep), [None, Some(2)], "byte {place}");
+        }
+        fs::write(&newest, "").unwrap();
         assert_eq!(revisions(&keep), [None, Some(2)]);
+    }
+
+    #[test]
+    fn a_damaged_newest_never_takes_the_place_of_the_one_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let keep = Keep::new(directory.path().to_owned());
+        keep.store(&snapshot(1), SystemTime::now()).unwrap();
+        keep.store(&snapshot(2), SystemTime::now()).unwrap();
+        fs::write(directory.path().join(NEWEST), "damaged").unwrap();
+        keep.store(&snapshot(3), SystemTime::now()).unwrap();
+        assert_eq!(revisions(&keep), [Some(3), Some(1)]);
+    }
+
+    #[test]
+    fn whatever_was_left_when_the_process_was_killed_one_of_them_is_whole() {
+        // The four moments of `store`: a half-written fresh file, a whole one, the newest moved away, all done.
+        let directory = tempfile::tempdir().unwrap();
+        let keep = Keep::new(directory.path().to_owned());
+        let file = |name: &str| directory.path().join(name);
+        let fresh = file(&format!("{NEWEST}.tmp"));
+        keep.store(&snapshot(1), SystemTime::now()).unwrap();
+        keep.store(&snapshot(2), SystemTime::now()).unwrap();
+        let bytes = encode(&snapshot(3), SystemTime::now());
+        fs::write(&fresh, &bytes[..bytes.len() / 2]).unwrap();
+        assert_eq!(revisions(&keep), [Some(2), Some(1)]);
+        fs::write(&fresh, &bytes).unwrap();
+        assert_eq!(revisions(&keep), [Some(2), Some(1)]);
+        fs::rename(file(NEWEST), file(BEFORE)).unwrap();
+        assert_eq!(revisions(&keep), [Some(2)]);
+        // The next push finds its way from there.
+        keep.store(&snapshot(4), SystemTime::now()).unwrap();
+        assert_eq!(revisions(&keep), [Some(4), Some(2)]);
     }
 }

@@ -101,7 +101,7 @@ impl Follower {
 
     /// Takes the last good snapshot from disk, the one before it when that is no good.
     pub(crate) fn boot(&mut self) {
-        for (path, kept) in self.keep.load() {
+        for (refused, (path, kept)) in self.keep.load().enumerate() {
             let file = path.display().to_string();
             let kept = match kept {
                 Ok(kept) => kept,
@@ -112,6 +112,10 @@ impl Follower {
             };
             match self.run(&kept.snapshot, OriginSource::Disk, kept.taken) {
                 Ok(live) => {
+                    if refused > 0 {
+                        let revision = kept.snapshot.id.revision;
+                        tracing::warn!(file, config.revision = revision, "The configuration kept before it is used");
+                    }
                     announce(&live, &self.traffic);
                     self.running = Some(kept.snapshot);
                     return;
