@@ -11,7 +11,13 @@ pub(crate) struct Breaker {
     state: State,
     /// When it last came back; the share of the traffic grows from there.
     recovered: Option<Instant>,
+    /// Trials so far, so that each has a number of its own.
+    trials: u64,
 }
+
+/// The one request that shows how a backend is that was left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Trial(u64);
 
 /// What a breaker shows to the outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,7 +34,7 @@ pub(crate) enum Phase {
 enum State {
     Closed { failures: u32 },
     Open { until: Instant },
-    HalfOpen { trial: bool },
+    HalfOpen { trial: Option<Trial> },
 }
 
 /// The smallest share of its weight that a recovering backend gets.
@@ -39,7 +45,7 @@ const FIRST_SHARE: f64 = 0.1;
 impl Breaker {
     /// A closed breaker at full share.
     pub(crate) fn new() -> Self {
-        Self { state: State::Closed { failures: 0 }, recovered: None }
+        Self { state: State::Closed { failures: 0 }, recovered: None, trials: 0 }
     }
 
     /// May a request go there now? Asking changes nothing.
@@ -47,7 +53,7 @@ impl Breaker {
         match self.state {
             State::Closed { .. } => true,
             State::Open { until } => now >= until,
-            State::HalfOpen { trial } => !trial,
+            State::HalfOpen { trial } => trial.is_none(),
         }
     }
 
@@ -56,17 +62,24 @@ impl Breaker {
         matches!(self.state, State::Closed { .. })
     }
 
-    /// A request goes there. In an open breaker whose time is over it is the trial. Returns whether it is.
-    pub(crate) fn enter(&mut self, now: Instant) -> bool {
+    /// A request goes there. In an open breaker whose time is over it is the trial.
+    pub(crate) fn enter(&mut self, now: Instant) -> Option<Trial> {
         let is_trial = match self.state {
             State::Open { until } => now >= until,
             State::HalfOpen { .. } => true,
             State::Closed { .. } => false,
         };
-        if is_trial {
-            self.state = State::HalfOpen { trial: true };
-        }
-        is_trial
+        is_trial.then(|| {
+            self.trials += 1;
+            let trial = Trial(self.trials);
+            self.state = State::HalfOpen { trial: Some(trial) };
+            trial
+        })
+    }
+
+    /// Is it still the trial? One that was overtaken (a health check closed the breaker) is a request like any other.
+    pub(crate) fn awaits(&self, asked: Trial) -> bool {
+        matches!(self.state, State::HalfOpen { trial: Some(trial) } if trial == asked)
     }
 
     /// Its answer began. That decides a trial, but it says nothing yet of how the answer will end. Returns whether that
@@ -102,10 +115,10 @@ impl Breaker {
         opens
     }
 
-    /// The request told nothing (the client left first): a trial may be tried again.
-    pub(crate) fn forget(&mut self) {
-        if let State::HalfOpen { trial } = &mut self.state {
-            *trial = false;
+    /// The trial told nothing (the client left first): another may be made.
+    pub(crate) fn forget(&mut self, forgotten: Trial) {
+        if self.awaits(forgotten) {
+            self.state = State::HalfOpen { trial: None };
         }
     }
 
@@ -208,8 +221,8 @@ mod tests {
         let (mut breaker, now) = (Breaker::new(), Instant::now());
         open(&mut breaker, now);
         let later = now + Duration::from_secs(10);
-        breaker.enter(later);
-        breaker.forget();
+        let trial = breaker.enter(later).unwrap();
+        breaker.forget(trial);
         assert!(breaker.allows(later));
     }
 

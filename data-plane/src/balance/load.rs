@@ -9,7 +9,7 @@ use arc_swap::ArcSwapOption;
 use ntonix_config::Breaker as BreakerSettings;
 use tokio::time::Instant;
 
-use super::breaker::{Breaker, Phase};
+use super::breaker::{Breaker, Phase, Trial};
 
 /// The running state of one backend. Its identity is (pool, name, url): while that stays, so does this.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ pub(crate) enum Verdict {
 pub(crate) struct LoadGuard {
     load: Arc<Load>,
     /// It is the breaker's trial, and nothing was learned by it yet.
-    trial: bool,
+    trial: Option<Trial>,
 }
 
 // === impl Load ===
@@ -159,10 +159,10 @@ impl LoadGuard {
     /// Tells the breaker how the attempt went: once for an answer that comes at once; when it begins and when it ends for
     /// a stream. Returns whether the breaker changed by it.
     pub(crate) fn judge(&mut self, verdict: Verdict, now: Instant, settings: &BreakerSettings) -> bool {
-        let trial = std::mem::take(&mut self.trial);
         let mut breaker = self.load.breaker();
+        let is_trial = self.trial.take().is_some_and(|trial| breaker.awaits(trial));
         // What began before the breaker opened says nothing of how the backend takes requests now.
-        if !trial && !breaker.is_closed() {
+        if !is_trial && !breaker.is_closed() {
             return false;
         }
         match verdict {
@@ -175,8 +175,8 @@ impl LoadGuard {
 
 impl Drop for LoadGuard {
     fn drop(&mut self) {
-        if self.trial {
-            self.load.breaker().forget();
+        if let Some(trial) = self.trial {
+            self.load.breaker().forget(trial);
         }
         self.load.in_flight.fetch_sub(1, Ordering::Relaxed);
     }

@@ -7,6 +7,9 @@ pub(crate) mod health;
 pub(crate) mod load;
 pub(crate) mod pick;
 
+#[cfg(test)]
+mod breaker_walk;
+
 use std::sync::Arc;
 
 use http::HeaderValue;
