@@ -28,6 +28,8 @@ pub(crate) struct Admission {
 #[derive(Debug, Default)]
 struct Places {
     taken: u32,
+    /// How many there are, as the revision says under which the last exchange came.
+    most: u32,
     /// Those who wait, the first to come first. A closed channel means that its owner has left.
     waiting: VecDeque<oneshot::Sender<Place>>,
 }
@@ -62,7 +64,7 @@ impl Admission {
     /// A place, now or after waiting for it.
     async fn place(self: &Arc<Self>, limits: &Limits) -> Result<Place, Refusal> {
         let waiting = {
-            let mut places = self.lock();
+            let mut places = self.limited(limits.streams);
             if places.taken < limits.streams {
                 places.taken += 1;
                 return Ok(Place(Some(Arc::clone(self))));
@@ -84,10 +86,26 @@ impl Admission {
         }
     }
 
-    /// The next one who waits; when nobody does, the place of the caller is free from here on.
+    /// The places, of which there are `most` from now on. When there are more than before, those who wait come first.
+    fn limited(self: &Arc<Self>, most: u32) -> MutexGuard<'_, Places> {
+        loop {
+            let mut places = self.lock();
+            places.most = most;
+            if places.taken >= most {
+                return places;
+            }
+            let Some(next) = places.waiting.pop_front() else { return places };
+            places.taken += 1;
+            drop(places);
+            // Whoever has left gives it on as it drops it.
+            drop(next.send(Place(Some(Arc::clone(self)))));
+        }
+    }
+
+    /// The next one who waits; when nobody does, or there are fewer places now, the caller's is free from here on.
     fn next_or_free(&self) -> Option<oneshot::Sender<Place>> {
         let mut places = self.lock();
-        let next = places.waiting.pop_front();
+        let next = if places.taken <= places.most { places.waiting.pop_front() } else { None };
         if next.is_none() {
             places.taken -= 1;
         }
@@ -166,10 +184,14 @@ where
 }
 
 #[cfg(test)]
+#[path = "admit_walk.rs"]
+mod walk;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
-    fn limits(streams: u32, queue: u32) -> Limits {
+    pub(super) fn limits(streams: u32, queue: u32) -> Limits {
         let text = format!("limits: {{ streams: {streams}, queue: {queue}, queue_wait: 1s }}\n");
         let source = ntonix_config::Source::read(&text, std::path::Path::new("/")).unwrap();
         ntonix_config::validate(&source.draft).unwrap().limits

@@ -142,6 +142,10 @@ where
 }
 
 #[cfg(test)]
+#[path = "quota_walk.rs"]
+mod walk;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
