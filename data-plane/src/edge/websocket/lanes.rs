@@ -136,6 +136,10 @@ impl Wake for Call {
 }
 
 #[cfg(test)]
+#[path = "lanes_walk.rs"]
+mod walk;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

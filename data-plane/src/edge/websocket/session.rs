@@ -269,3 +269,7 @@ fn is_id(id: &str) -> bool {
 #[cfg(test)]
 #[path = "session_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "session_walk.rs"]
+mod walk;
