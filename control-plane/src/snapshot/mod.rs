@@ -53,10 +53,11 @@ pub struct Snapshot {
 // === impl Content ===
 
 impl Content {
-    /// Reads the messages in the bytes.
+    /// Reads the messages in the bytes, which must be those that were stored.
     ///
     /// # Errors
-    /// [`StoreFault::Broken`] when they are none.
+    /// [`StoreFault::Broken`] when they are no messages, or not the revision's own: the pages of the store have no
+    /// checksums, and a flipped bit must not become a configuration that nobody wrote.
     pub fn read(stored: Stored) -> Result<Self, StoreFault> {
         let Stored { revision, entries } = stored;
         let resources = entries.iter().map(|entry| {
@@ -64,6 +65,10 @@ impl Content {
             Resource::decode(entry.bytes.clone()).map_err(|error| StoreFault::Broken(broken(error)))
         });
         let draft = from_resources(resources.collect::<Result<Vec<_>, _>>()?);
+        if digest_of(&entries) != revision.digest {
+            let reason = format!("revision {} is damaged: its content is not what was stored", revision.number);
+            return Err(StoreFault::Broken(reason));
+        }
         Ok(Self { revision, entries, draft })
     }
 }
@@ -159,6 +164,16 @@ pub(crate) mod tests {
             expires: None,
             revoked,
         }
+    }
+
+    #[test]
+    fn content_that_is_not_what_was_stored_breaks_the_store() {
+        // Row P14: the resource can be decoded, and is not the one that was written.
+        let first = snapshot(1, &["alice"], &[]);
+        let mut stored = Stored { revision: first.content.revision.clone(), entries: first.content.entries.clone() };
+        assert!(Content::read(stored.clone()).is_ok());
+        stored.entries[0].bytes = snapshot(1, &["alicf"], &[]).content.entries[0].bytes.clone();
+        assert!(matches!(Content::read(stored), Err(StoreFault::Broken(reason)) if reason.contains("is damaged")));
     }
 
     #[test]

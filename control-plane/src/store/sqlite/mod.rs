@@ -113,6 +113,9 @@ impl Store for Sqlite {
 }
 
 #[cfg(test)]
+mod crash_tests;
+
+#[cfg(test)]
 mod tests {
     use super::super::contract;
     use super::*;
