@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use socket2::{Domain, Socket, Type};
 use tonic::transport::{Channel, Endpoint};
 
@@ -32,6 +32,7 @@ pub struct Cluster {
     admin: Port,
     sync: Port,
     plane_flags: Vec<String>,
+    plane_wrapper: Vec<String>,
     plane: Option<Plane>,
 }
 
@@ -87,12 +88,26 @@ impl Cluster {
     /// # Errors
     /// When it does not start.
     pub async fn start_with(plane_flags: &[String]) -> anyhow::Result<Self> {
+        let mut cluster = Self::without_plane()?;
+        cluster.plane_flags = plane_flags.to_vec();
+        cluster.start_plane().await?;
+        Ok(cluster)
+    }
+
+    /// A cluster whose control plane was never started.
+    ///
+    /// # Errors
+    /// When the system has no port left, or the programs were not built.
+    pub fn without_plane() -> anyhow::Result<Self> {
         let (admin, sync) = (Port::reserve()?, Port::reserve()?);
         let mut terminal = Terminal::new()?;
         terminal.set("NTONIX_SERVER", &format!("http://{}", admin.address()));
-        let mut cluster = Self { terminal, admin, sync, plane_flags: plane_flags.to_vec(), plane: None };
-        cluster.start_plane().await?;
-        Ok(cluster)
+        Ok(Self { terminal, admin, sync, plane_flags: Vec::new(), plane_wrapper: Vec::new(), plane: None })
+    }
+
+    /// From the next start on the control plane runs under these programs, as in `strace -D …`; under none when empty.
+    pub fn wrap_plane(&mut self, wrapper: &[String]) {
+        self.plane_wrapper = wrapper.to_vec();
     }
 
     /// Starts the control plane again, at the same addresses and with the same state.
@@ -108,7 +123,7 @@ impl Cluster {
             "--log-format=json".to_owned(),
         ];
         args.extend_from_slice(&self.plane_flags);
-        let process = Process::start("ntonix-control-plane", args)?;
+        let process = Process::start_under(&self.plane_wrapper, "ntonix-control-plane", args, &[])?;
         let ops = process.address("Control plane listens", "ops").await?;
         self.plane = Some(Plane { process, ops });
         Ok(())
@@ -137,6 +152,22 @@ impl Cluster {
         let Some(plane) = &self.plane else { return Default::default() };
         let metrics = page(plane.ops, "/metrics").await.map(|(_, text)| text).unwrap_or_default();
         (plane.process.take_log(), metrics)
+    }
+
+    /// The process id of the control plane.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn plane_id(&self) -> anyhow::Result<Pid> {
+        self.plane()?.process.id()
+    }
+
+    /// Waits until the control plane has ended by itself, or by a signal sent before.
+    ///
+    /// # Errors
+    /// When there is none, or it does not end.
+    pub async fn plane_ended(&mut self) -> anyhow::Result<Ended> {
+        self.plane.take().context("there is no control plane")?.process.ended().await
     }
 
     /// What the control plane logged since it was started last.

@@ -11,6 +11,7 @@ pub mod ledger;
 pub mod cluster;
 pub mod mock_llm;
 pub mod process;
+pub mod sandbox;
 pub mod terminal;
 pub mod wait;
 pub mod worker;

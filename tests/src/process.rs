@@ -1,6 +1,6 @@
 //! The built programs as processes: found beside the test, watched by their log lines, ended by signals.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -22,6 +22,8 @@ pub struct Process {
     log: watch::Sender<String>,
     /// What it wrote to stdout so far.
     output: watch::Sender<String>,
+    /// Whether stderr is at its end.
+    silent: watch::Sender<bool>,
 }
 
 /// How a program ended.
@@ -69,8 +71,22 @@ impl Process {
         args: impl IntoIterator<Item = A>,
         variables: &[(&str, &str)],
     ) -> anyhow::Result<Self> {
-        let mut command = Command::new(program(name)?);
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::start_under(&[], name, args, variables)
+    }
+
+    /// The same under other programs, as in `strace -D …`, which must end up as the program itself.
+    ///
+    /// # Errors
+    /// When it was not built or cannot be started.
+    pub fn start_under<A: AsRef<OsStr>>(
+        wrapper: &[String],
+        name: &str,
+        args: impl IntoIterator<Item = A>,
+        variables: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
+        let mut line = wrapper.iter().map(OsString::from).chain([program(name)?.into_os_string()]);
+        let mut command = Command::new(line.next().context("no program")?);
+        command.args(line).args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         for (variable, _) in std::env::vars_os() {
             if variable.to_string_lossy().starts_with("NTONIX_") {
                 command.env_remove(variable);
@@ -78,9 +94,10 @@ impl Process {
         }
         command.envs(variables.iter().copied());
         let mut child = command.spawn().with_context(|| format!("cannot start {name}"))?;
-        let log = gather(child.stderr.take().context("no stderr")?);
-        let output = gather(child.stdout.take().context("no stdout")?);
-        Ok(Self { child, log, output })
+        let silent = watch::Sender::new(false);
+        let log = gather(child.stderr.take().context("no stderr")?, silent.clone());
+        let output = gather(child.stdout.take().context("no stdout")?, watch::Sender::new(false));
+        Ok(Self { child, log, output, silent })
     }
 
     /// The process id.
@@ -117,9 +134,18 @@ impl Process {
     /// # Errors
     /// When the text does not come; the error has what came instead.
     pub async fn logged_times(&self, text: &str, times: usize) -> anyhow::Result<()> {
-        let mut log = self.log.subscribe();
-        let waited = soon(text, log.wait_for(|log| log.matches(text).count() >= times)).await;
-        waited.with_context(|| format!("the log is: {}", self.log()))?.map(drop)?;
+        let (mut log, mut silent) = (self.log.subscribe(), self.silent.subscribe());
+        let is_there = |log: &String| log.matches(text).count() >= times;
+        let waited = soon(text, async {
+            tokio::select! {
+                biased;
+                found = log.wait_for(is_there) => found.is_ok(),
+                // Whoever has ended writes nothing more; what came last may have come in between.
+                _ = silent.wait_for(|silent| *silent) => is_there(&self.log()),
+            }
+        });
+        let found = waited.await.with_context(|| format!("the log is: {}", self.log()))?;
+        anyhow::ensure!(found, "it has ended without \"{text}\"; the log is: {}", self.log());
         Ok(())
     }
 
@@ -181,7 +207,8 @@ impl Drop for Process {
 }
 
 /// Reads a pipe on a thread of its own, line by line, so that the process never waits for the test.
-fn gather(pipe: impl Read + Send + 'static) -> watch::Sender<String> {
+/// Says at last that it is at its end.
+fn gather(pipe: impl Read + Send + 'static, at_end: watch::Sender<bool>) -> watch::Sender<String> {
     let gathered = watch::Sender::new(String::new());
     let sender = gathered.clone();
     thread::spawn(move || {
@@ -191,6 +218,7 @@ fn gather(pipe: impl Read + Send + 'static) -> watch::Sender<String> {
             sender.send_modify(|text| text.push_str(&line));
             line.clear();
         }
+        at_end.send_replace(true);
     });
     gathered
 }

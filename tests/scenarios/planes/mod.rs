@@ -1,9 +1,12 @@
 //! The planes apart, as processes: a change reaches the workers, and nothing that goes wrong between them reaches a client.
 
+mod books;
 mod scripted;
 
 mod push;
 mod away;
+mod killed;
+mod full;
 mod refused;
 mod writers;
 

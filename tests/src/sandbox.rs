@@ -1,0 +1,41 @@
+//! Programs under other programs that make the system fail: calls that fail or kill, a disk that is small.
+//!
+//! Not every machine can do that. Where it cannot, there is `None`, and stderr has a line with "SKIPPED" and why.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// The wrapper that makes system calls of a program fail, as in `fsync:error=EIO:when=2`, or end it, as in
+/// `pwrite64:signal=KILL:when=3`. What is counted is counted in each thread by itself.
+pub fn failing_calls(inject: &str) -> Option<Vec<String>> {
+    let calls = inject.split(':').next().unwrap_or_default();
+    // -D: the program keeps its process id and its parent, and its tracer is on the side.
+    let flags = ["-D", "-f", "-qq", "-o", "/dev/null"].map(str::to_owned);
+    let wrapper: Vec<String> = ["strace".to_owned()]
+        .into_iter()
+        .chain(flags)
+        .chain([format!("--trace={calls}"), format!("--inject={inject}")])
+        .collect();
+    works(&wrapper).then_some(wrapper).or_else(|| skipped("strace is not installed, or may not trace"))
+}
+
+/// The wrapper that gives a program a file system of its own at `folder`, so large and in memory; it goes with the
+/// program. From outside it is at `/proc/<process id>/root/<folder>`.
+pub fn small_disk(folder: &Path, size: &str) -> Option<Vec<String>> {
+    let mount = format!("mount -t tmpfs -o size={size} tmpfs '{}' && exec \"$0\" \"$@\"", folder.display());
+    let wrapper = ["unshare", "--map-root-user", "--mount", "sh", "-c", &mount].map(str::to_owned).to_vec();
+    works(&wrapper).then_some(wrapper).or_else(|| skipped("no file system of one's own may be mounted here"))
+}
+
+fn works(wrapper: &[String]) -> bool {
+    let Some((program, args)) = wrapper.split_first() else { return false };
+    let mut command = Command::new(program);
+    command.args(args).arg("true").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+#[expect(clippy::print_stderr, reason = "a test that did not run must say so")]
+fn skipped<T>(why: &str) -> Option<T> {
+    eprintln!("!!! SKIPPED: {why}");
+    None
+}
