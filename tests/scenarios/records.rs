@@ -116,7 +116,7 @@ async fn a_stream_that_broke_or_was_left_is_recorded_with_what_came_until_then()
 /// was asked twice.
 #[tokio::test]
 async fn a_request_that_was_sent_again_on_a_new_connection_counts_as_two_attempts() {
-    let stage = Stage::with("", "retries: 0", "").await;
+    let stage = Stage::with("", "retries: 1", "").await;
     let mut connection = stage.connect().await;
     assert_fine(&connection.ask(Ask::chat()).await.unwrap());
     stage.mock.next(Script::no_reply());

@@ -16,7 +16,7 @@ use tokio::{
 use super::{Backend, Pool, load::Condition};
 use crate::{
     live::{Cell, Live},
-    upstream::{self, Answer},
+    upstream::{self, Answer, IfLost},
 };
 
 /// What is read of a list of models.
@@ -112,7 +112,8 @@ async fn learn_models(pool: &Pool, backend: &Backend) {
 async fn ask(pool: &Pool, backend: &Backend, path: &str, within: Duration) -> Result<Option<Bytes>, String> {
     let asked = async {
         let request = |version| request(pool, backend, path, version);
-        let answer = upstream::ask(&backend.connector, within, request).await.map_err(|error| text(&error))?;
+        let answer =
+            upstream::ask(&backend.connector, within, IfLost::AskAgain, request).await.map_err(|error| text(&error))?;
         if !answer.status.is_success() {
             return Err(format!("{path} answered {}", answer.status.as_u16()));
         }

@@ -4,6 +4,7 @@
 //! Only whole events leave, so that an error or a heartbeat can be put between them at any time.
 
 pub(crate) mod opening;
+pub(crate) mod nesting;
 mod passage;
 pub(crate) mod timers;
 

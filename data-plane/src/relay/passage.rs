@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     Tally,
+    nesting::Nesting,
     timers::{Alarm, Timers},
 };
 use crate::{
@@ -36,13 +37,21 @@ pub(crate) struct Passage {
     last: Vec<u8>,
     bytes: u64,
     usage: Option<Usage>,
+    /// Watched when nothing but the end of its connection ends the body: a backend that dies ends it too.
+    nesting: Option<Nesting>,
 }
 
 // === impl Passage ===
 
 impl Passage {
-    /// A body of which `start` was read already.
-    pub(crate) fn new(exchange: &Exchange, route: &Arc<Route>, start: Bytes, body: Body) -> Self {
+    /// A body of which `start` was read already; `nesting` says whether it is whole when its framing does not.
+    pub(crate) fn new(
+        exchange: &Exchange,
+        route: &Arc<Route>,
+        start: Bytes,
+        body: Body,
+        nesting: Option<Nesting>,
+    ) -> Self {
         Self {
             start: Some(start),
             body,
@@ -52,6 +61,7 @@ impl Passage {
             last: Vec::with_capacity(2 * LAST),
             bytes: 0,
             usage: None,
+            nesting,
         }
     }
 
@@ -65,7 +75,8 @@ impl Passage {
         let item = match self.start.take() {
             Some(start) => Some(Ok(start)),
             None => match self.body.poll_data(cx) {
-                Poll::Ready(item) => item.map(|data| data.map_err(http_failure)),
+                Poll::Ready(Some(data)) => Some(data.map_err(http_failure)),
+                Poll::Ready(None) => self.cut_short().map(Err),
                 Poll::Pending => match self.timers.poll_alarm(cx) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(alarm) => Some(Err(self.too_late(alarm))),
@@ -89,11 +100,21 @@ impl Passage {
 
     fn note(&mut self, data: &[u8]) {
         self.timers.moved(Instant::now());
+        if let Some(nesting) = &mut self.nesting {
+            nesting.read(data);
+        }
         self.bytes += data.len() as u64;
         let data = &data[data.len().saturating_sub(LAST)..];
         let too_many = (self.last.len() + data.len()).saturating_sub(LAST);
         self.last.drain(..too_many.min(self.last.len()));
         self.last.extend_from_slice(data);
+    }
+
+    /// What to say of the end of the connection when it came before the end of the body.
+    fn cut_short(&self) -> Option<Refusal> {
+        let is_whole = self.nesting.as_ref().is_none_or(Nesting::is_whole);
+        let public = || format!("the backend's answer ended after {} bytes, before it was finished", self.bytes);
+        (!is_whole).then(|| Refusal::new(Kind::UpstreamReset, public()))
     }
 
     fn end(&mut self) {

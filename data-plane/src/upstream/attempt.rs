@@ -12,9 +12,9 @@ use crate::{
     balance::{Picked, load::Verdict},
     exchange::{Exchange, Reply, Source},
     refusal::{Blame, Kind, Refusal},
-    relay::{Passage, Relay, Tally},
+    relay::{Passage, Relay, Tally, nesting::Nesting},
     routing::Route,
-    upstream::{self, Answer, Body, headers, http_failure},
+    upstream::{self, Answer, Body, IfLost, headers, http_failure},
 };
 
 /// A body that is not a stream is gathered up to here, so that a cut before it is complete can still be retried; a
@@ -72,7 +72,10 @@ impl Attempt<'_> {
         let ask_usage = call.stream && !call.include_usage;
         let body = call.body_for(model, ask_usage);
         let mut asked = 0;
-        let answer = upstream::ask(&picked.backend.connector, self.route.spec.deadlines.connect, |version| {
+        // Who allows no retries wants no generation to be paid for twice.
+        let if_lost = if self.route.spec.retries > 0 { IfLost::AskAgain } else { IfLost::Tell };
+        let connect_within = self.route.spec.deadlines.connect;
+        let answer = upstream::ask(&picked.backend.connector, connect_within, if_lost, |version| {
             asked += 1;
             if asked > 1 {
                 // The first was written to a connection that had been closed; the backend may have seen it all the same.
@@ -82,6 +85,9 @@ impl Attempt<'_> {
             request(self.exchange, picked, version, body.clone())
         })
         .await?;
+        if is_framed_twice(&answer.headers) {
+            return Err(Refusal::new(Kind::UpstreamProtocol, "the backend's answer has two lengths"));
+        }
         if answer.status != StatusCode::OK {
             self.refused(answer).await
         } else if call.stream {
@@ -123,7 +129,8 @@ impl Attempt<'_> {
                 Ok(Opened::Full(StatusCode::OK, seen, all, tally))
             }
             (start, Complete::No) => {
-                let passage = Passage::new(self.exchange, &self.route, start, answer.body);
+                let nesting = is_unframed(&answer.headers).then(Nesting::default);
+                let passage = Passage::new(self.exchange, &self.route, start, answer.body, nesting);
                 Ok(Opened::Passage(seen, Box::new(passage)))
             }
         }
@@ -232,6 +239,11 @@ fn has_type(headers: &HeaderMap, wanted: &str) -> bool {
 fn is_unframed(headers: &HeaderMap) -> bool {
     let framing = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONTENT_ENCODING];
     !framing.iter().any(|name| headers.contains_key(name))
+}
+
+/// A length beside chunks. RFC 9112 §6.3: such a message may be an attempt at smuggling and ought to be handled as an error.
+fn is_framed_twice(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::CONTENT_LENGTH) && headers.contains_key(header::TRANSFER_ENCODING)
 }
 
 fn is_json(body: &[u8]) -> bool {

@@ -3,8 +3,13 @@
 use std::{
     cell::Cell,
     collections::VecDeque,
-    fmt, io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    fmt,
+    future::poll_fn,
+    io,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -56,6 +61,8 @@ pub(crate) struct Http1 {
 struct Shared {
     sender: http2::SendRequest<Full<Bytes>>,
     streams: Arc<()>,
+    /// The streams that the backend allows.
+    allowed: Arc<AtomicUsize>,
 }
 
 /// A way to send one request.
@@ -185,6 +192,11 @@ impl Connector {
         }
     }
 
+    /// Takes a shared connection out of use for new streams; those that are on it go on.
+    pub(crate) fn retire(&self, place: &Arc<()>) {
+        self.shelf().shared.retain(|shared| !Arc::ptr_eq(&shared.streams, place));
+    }
+
     /// Drops the connections that nobody used for a while; called from time to time.
     pub(crate) fn prune(&self, now: Instant) {
         for shelf in &self.shelves {
@@ -200,8 +212,7 @@ impl Connector {
         let mut shelf = self.shelf();
         if self.http2 {
             shelf.shared.retain(|shared| !shared.sender.is_closed());
-            let room = |shared: &&Shared| Arc::strong_count(&shared.streams) <= STREAMS_PER_CONNECTION;
-            let shared = shelf.shared.iter().find(room)?;
+            let shared = shelf.shared.iter().find(|shared| shared.has_room())?;
             return Some(Link::Http2(shared.sender.clone(), Arc::clone(&shared.streams)));
         }
         // The youngest first: the least likely to have been closed by the backend.
@@ -240,7 +251,7 @@ impl Connector {
         if self.tls.is_some() && !io.negotiated_h2() {
             return Err(ConnectError::NotHttp2);
         }
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -251,9 +262,17 @@ impl Connector {
             .map_err(ConnectError::Http)?;
         // The connection ends when the last sender and the last stream are gone, or the backend closes it; the streams
         // on it learn of a failure themselves.
-        tasks::spawn("backend-http2", async move { drop(connection.await) });
+        let allowed = Arc::new(AtomicUsize::new(STREAMS_PER_CONNECTION));
+        let seen = Arc::clone(&allowed);
+        let driven = poll_fn(move |cx| {
+            let ended = connection.poll_unpin(cx);
+            // The backend says it first in its SETTINGS, and may say otherwise later.
+            seen.store(connection.current_max_send_streams(), Ordering::Relaxed);
+            ended
+        });
+        tasks::spawn("backend-http2", async move { drop(driven.await) });
         let streams = Arc::new(());
-        self.shelf().shared.push(Shared { sender: sender.clone(), streams: Arc::clone(&streams) });
+        self.shelf().shared.push(Shared { sender: sender.clone(), streams: Arc::clone(&streams), allowed });
         Ok(Link::Http2(sender, streams))
     }
 
@@ -264,6 +283,16 @@ impl Connector {
 
 fn lock(shelf: &Mutex<Shelf>) -> MutexGuard<'_, Shelf> {
     shelf.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Can one more stream go there at once? More than the backend allows would wait for others to end.
+    fn has_room(&self) -> bool {
+        let most = self.allowed.load(Ordering::Relaxed).min(STREAMS_PER_CONNECTION);
+        Arc::strong_count(&self.streams) <= most
+    }
 }
 
 // === impl Http1 ===

@@ -22,7 +22,10 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::Full;
-use hyper::body::{Body as _, Incoming};
+use hyper::{
+    body::{Body as _, Incoming},
+    client::conn::TrySendError,
+};
 
 pub(crate) use self::connect::Connector;
 use self::connect::{ConnectError, Http1, Link};
@@ -63,6 +66,9 @@ struct Http1Carrier {
     home: Arc<Connector>,
 }
 
+/// A request that was not answered; it may still have the request.
+type Unanswered = TrySendError<Request<Full<Bytes>>>;
+
 /// Why there is no answer, or no more of it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AskError {
@@ -74,31 +80,59 @@ pub(crate) enum AskError {
     Http(#[from] hyper::Error),
 }
 
+/// What to do when a connection that had lain idle breaks before anything of an answer has come: whether the backend saw
+/// the request cannot be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IfLost {
+    /// Send it once more over a new connection.
+    AskAgain,
+    /// Leave it at that.
+    Tell,
+}
+
 /// Sends what `request` makes (told whether it goes over HTTP/2) and waits for the head of the answer. `request` is
 /// called each time that one is sent: a connection that was closed while it lay idle makes it two.
 pub(crate) async fn ask(
     connector: &Arc<Connector>,
     connect_within: Duration,
+    if_lost: IfLost,
     mut request: impl FnMut(http::Version) -> Request<Full<Bytes>>,
 ) -> Result<Answer, AskError> {
     let mut link = connector.link(connect_within).await?;
+    let mut unsent = None;
+    let mut is_fresh = false;
     loop {
-        match link {
+        let (mut error, may_ask_again) = match link {
             Link::Http2(mut sender, place) => {
-                let response = sender.send_request(request(http::Version::HTTP_2)).await?;
-                return Ok(answer(response, Carrier::Http2 { _place: place }));
+                let request = unsent.take().unwrap_or_else(|| request(http::Version::HTTP_2));
+                match sender.try_send_request(request).await {
+                    Ok(response) => return Ok(answer(response, Carrier::Http2 { _place: place })),
+                    Err(error) => {
+                        // It is going away, or full: the streams on it go on, but no other shall go there.
+                        connector.retire(&place);
+                        (error, false)
+                    }
+                }
             }
             Link::Http1 { link: http1, reused } => {
                 let mut carrier = Http1Carrier { link: http1, home: Arc::clone(connector) };
-                match carrier.send(request(http::Version::HTTP_11)).await {
+                let request = unsent.take().unwrap_or_else(|| request(http::Version::HTTP_11));
+                match carrier.send(request).await {
                     Ok(response) => return Ok(answer(response, Carrier::Http1(carrier))),
-                    // It was closed while it lay on the shelf. Nothing of an answer has come; whether the backend saw
-                    // the request cannot be known, as little as with any attempt that is lost before its first event.
-                    Err(error) if reused && was_closed(&error) => link = connector.fresh(connect_within).await?,
-                    Err(error) => return Err(error.into()),
+                    Err(error) => {
+                        let may_ask_again = reused && if_lost == IfLost::AskAgain && was_closed(error.error());
+                        (error, may_ask_again)
+                    }
                 }
             }
+        };
+        unsent = error.take_message();
+        if is_fresh || (unsent.is_none() && !may_ask_again) {
+            return Err(error.into_error().into());
         }
+        // It was closed while nobody used it. What was not sent can be sent in any case.
+        link = connector.fresh(connect_within).await?;
+        is_fresh = true;
     }
 }
 
@@ -114,8 +148,8 @@ fn was_closed(error: &hyper::Error) -> bool {
 // === impl Http1Carrier ===
 
 impl Http1Carrier {
-    async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, hyper::Error> {
-        let mut response = pin!(self.link.sender.send_request(request));
+    async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Unanswered> {
+        let mut response = pin!(self.link.sender.try_send_request(request));
         poll_fn(|cx| {
             if let Poll::Ready(response) = response.as_mut().poll(cx) {
                 return Poll::Ready(response);

@@ -28,7 +28,7 @@ async fn get(connector: &Arc<Connector>) -> Result<(), AskError> {
         connector.set_host(request.headers_mut(), version);
         request
     };
-    let mut answer = ask(connector, SECONDS, request).await?;
+    let mut answer = ask(connector, SECONDS, IfLost::AskAgain, request).await?;
     while let Some(data) = answer.body.data().await {
         data?;
     }
