@@ -5,12 +5,11 @@ mod stage;
 
 mod unary;
 mod sse;
-mod faults;
+mod backends;
 mod requests;
 mod cancel;
 mod backpressure;
 mod limits;
-mod retries;
 mod routing;
 mod balancing;
 mod models;

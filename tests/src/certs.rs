@@ -53,8 +53,21 @@ impl Authority {
     /// # Errors
     /// When the files cannot be written.
     pub fn sign(&self, stem: &str, names: &[&str]) -> anyhow::Result<Pair> {
+        self.sign_until(stem, names, 4096)
+    }
+
+    /// The same, but it was good only until long ago.
+    ///
+    /// # Errors
+    /// When the files cannot be written.
+    pub fn sign_expired(&self, stem: &str, names: &[&str]) -> anyhow::Result<Pair> {
+        self.sign_until(stem, names, 2001)
+    }
+
+    fn sign_until(&self, stem: &str, names: &[&str], year: i32) -> anyhow::Result<Pair> {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names)?;
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, stem);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];

@@ -64,6 +64,8 @@ pub struct Options {
     pub script: Script,
     /// Keep every request for the test to look at; the books are kept in any case.
     pub is_recording: bool,
+    /// The streams that a client may have on one connection of HTTP/2; `None` leaves it to the library.
+    pub http2_streams: Option<u32>,
 }
 
 // === impl Options ===
@@ -75,6 +77,7 @@ impl Default for Options {
             tls: None,
             models: vec![MODEL.to_owned()],
             script: Script::answer(TOKENS),
+            http2_streams: None,
             is_recording: true,
         }
     }
@@ -99,6 +102,7 @@ impl MockLlm {
         let listener = listen::bind(options.listen, ReusePort::No)?;
         let address = listener.local_addr()?;
         let state = State::new(options.models, options.script, options.is_recording);
+        state.allow_http2_streams(options.http2_streams);
         let is_tls = options.tls.is_some();
         let task = tasks::spawn("mock-llm", serve(listener, state.clone(), options.tls));
         Ok(Self { address, is_tls, state, task })

@@ -67,7 +67,7 @@ async fn serve_http<S>(socket: S, state: Arc<State>, sabotage: Arc<Sabotage>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let window = state.window();
+    let (window, streams) = (state.window(), state.http2_streams());
     let frames = Arc::new(FrameFaults::default());
     let socket = Frames::new(socket, frames.clone());
     let service = service_fn(move |request: Request<Incoming>| {
@@ -78,6 +78,9 @@ where
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).half_close(false);
     server.http2().timer(TokioTimer::new());
+    if let Some(streams) = streams {
+        server.http2().max_concurrent_streams(streams);
+    }
     if let Some(window) = window {
         server.http2().initial_stream_window_size(window);
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Version};
@@ -63,6 +63,7 @@ pub struct Counts {
 #[derive(Debug)]
 pub struct State {
     is_recording: bool,
+    http2_streams: OnceLock<u32>,
     counts: watch::Sender<Counts>,
     books: Books,
     inner: Mutex<Inner>,
@@ -121,11 +122,28 @@ impl State {
             cuts: Vec::new(),
         };
         let counts = watch::Sender::default();
-        Arc::new(Self { is_recording, counts, books: Books::new(), inner: Mutex::new(inner) })
+        Arc::new(Self {
+            is_recording,
+            http2_streams: OnceLock::new(),
+            counts,
+            books: Books::new(),
+            inner: Mutex::new(inner),
+        })
     }
 
     pub(super) fn set_default(&self, script: Script) {
         self.inner().default = script;
+    }
+
+    /// Lets a client have so many streams on one connection of HTTP/2; only the first word counts.
+    pub(super) fn allow_http2_streams(&self, most: Option<u32>) {
+        if let Some(most) = most {
+            let _ = self.http2_streams.set(most);
+        }
+    }
+
+    pub(super) fn http2_streams(&self) -> Option<u32> {
+        self.http2_streams.get().copied()
     }
 
     /// Takes back what was set for everything.

@@ -107,17 +107,6 @@ async fn the_only_backend_is_asked_again_when_its_connection_was_lost() {
 }
 
 #[tokio::test]
-async fn a_backend_that_is_gone_costs_no_request() {
-    let (first, second, worker) = two("").await;
-    drop(first);
-    let mut connection = connect(&worker).await;
-    for _ in 0..10 {
-        assert_fine(&connection.ask(Ask::chat()).await.unwrap());
-    }
-    assert_eq!(second.counts().attempts, 10);
-}
-
-#[tokio::test]
 async fn without_retries_one_attempt_is_all() {
     let (first, second, worker) = two("retries: 0").await;
     for mock in [&first, &second] {
