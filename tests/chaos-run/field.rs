@@ -33,10 +33,19 @@ pub(crate) struct Field {
     pub(crate) secrets: Secrets,
     seed: u64,
     round: u8,
-    ends: Instant,
+    ends: Ends,
     numbers: [AtomicU64; Transport::ALL.len()],
     open: [AtomicU64; WORKERS],
     found: Mutex<Found>,
+}
+
+/// When a round is over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Ends {
+    /// At this time.
+    At(Instant),
+    /// After so many streams of each transport, whose clients do nothing wrong.
+    Calmly(u64),
 }
 
 /// What came of a round.
@@ -58,7 +67,7 @@ pub(crate) struct Open<'a>(&'a AtomicU64);
 // === impl Field ===
 
 impl Field {
-    pub(crate) fn new(doors: Doors, secrets: Secrets, seed: u64, round: u8, ends: Instant) -> Self {
+    pub(crate) fn new(doors: Doors, secrets: Secrets, seed: u64, round: u8, ends: Ends) -> Self {
         Self {
             doors,
             secrets,
@@ -73,17 +82,23 @@ impl Field {
 
     /// The next stream of a transport; `None` when there shall be no more.
     pub(crate) fn next(&self, transport: Transport) -> Option<Plan> {
-        if self.is_over() {
+        if self.is_over(transport) {
             return None;
         }
-        let index = Transport::ALL.iter().position(|other| *other == transport)?;
-        let number = self.numbers[index].fetch_add(1, Ordering::Relaxed);
-        Some(Plan::new(self.seed, self.round, transport, number))
+        let number = self.numbers.get(index_of(transport))?.fetch_add(1, Ordering::Relaxed);
+        let plan = Plan::new(self.seed, self.round, transport, number);
+        match self.ends {
+            Ends::At(_) => Some(plan),
+            Ends::Calmly(count) => (number < count).then(|| plan.calm()),
+        }
     }
 
-    /// Whether no stream shall begin any more.
-    pub(crate) fn is_over(&self) -> bool {
-        Instant::now() >= self.ends
+    /// Whether no stream of a transport shall begin any more.
+    pub(crate) fn is_over(&self, transport: Transport) -> bool {
+        match self.ends {
+            Ends::At(time) => Instant::now() >= time,
+            Ends::Calmly(count) => self.numbers[index_of(transport)].load(Ordering::Relaxed) >= count,
+        }
     }
 
     /// A name for an exchange that is no stream.
@@ -140,6 +155,11 @@ impl Field {
     fn found(&self) -> MutexGuard<'_, Found> {
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn index_of(transport: Transport) -> usize {
+    // Each transport is in the list.
+    Transport::ALL.iter().position(|other| *other == transport).unwrap_or_default()
 }
 
 impl Drop for Open<'_> {

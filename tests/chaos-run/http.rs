@@ -28,7 +28,7 @@ const EVENT_MAX: usize = 16 * 1024 * 1024;
 
 /// One connection after another to a worker, with so many streams at once on each.
 pub(crate) async fn client(field: Arc<Field>, transport: Transport, worker: usize, lanes: usize) {
-    while !field.is_over() {
+    while !field.is_over(transport) {
         let Ok((sender, line)) = Line::open(&field.doors, transport, worker).await else {
             sleep(REOPEN_PAUSE).await;
             continue;

@@ -1,6 +1,6 @@
 //! Mixed streams through two workers while everything around them fails: `ntonix-chaos --seed 7 --minutes 2`.
 //!
-//! What strikes when and whom, and what each stream asks for, are pure functions of the seed. In the end the books of
+//! What strikes when and whom, and what each stream asks for, are pure functions of the seed and of --streams. In the end the books of
 //! clients, backends and workers are compared; the exit code is 1 when a promise was broken, or when something that
 //! should have been exercised was not.
 
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
 
 fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     let seed = settings.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
-    let schedule = Schedule::new(seed, settings.minutes);
+    let schedule = Schedule::new(seed, settings.minutes, settings.streams);
     let mut out = std::io::stdout();
     if settings.schedule {
         write!(out, "{schedule}")?;

@@ -97,6 +97,11 @@ impl Plan {
         }
     }
 
+    /// The same stream, asked for by a client that does nothing wrong.
+    pub(crate) fn calm(self) -> Self {
+        Self { behaviour: Behaviour::Stays, key: ALICE, model: MODEL, pause: Duration::ZERO, ..self }
+    }
+
     /// The body of its request.
     pub(crate) fn body(&self) -> Value {
         let mut body = json!({
@@ -122,7 +127,7 @@ fn behaviour(rng: &mut Rng, tokens: u64) -> Behaviour {
         0 => Behaviour::LeavesEarly(Duration::from_millis(rng.u64(..30))),
         1 | 2 => Behaviour::Leaves(after),
         3 => Behaviour::Resets(after),
-        4 => Behaviour::Stalls(after, Duration::from_millis(rng.u64(50..1_500))),
+        4 => Behaviour::Stalls(after, Duration::from_millis(rng.u64(50..4_000))),
         _ => Behaviour::Stays,
     }
 }

@@ -7,14 +7,15 @@ use anyhow::Context as _;
 use futures_util::future::try_join_all;
 use ntonix_runtime::tasks;
 use ntonix_tests::cluster::Cluster;
-use ntonix_tests::ledger::{Books, Secrets, Transport};
+use ntonix_tests::ledger::{Books, Ending, Secrets, Transport};
+use ntonix_tests::mock_llm::MockLlm;
 use ntonix_tests::wait::eventually;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::config::{CREDENTIAL, State};
-use crate::field::{Field, Found};
+use crate::field::{Ends, Field, Found};
 use crate::lanes::{self, Plane};
 use crate::plan::{ALICE, GUEST, PROMPT};
 use crate::report::{Report, Resident, Run};
@@ -27,6 +28,8 @@ use crate::{http, socket};
 
 /// Streams at once on each connection of HTTP/2, and on each socket.
 const LANES: usize = 5;
+/// Streams of each transport after the faults, which must all be complete.
+const CALM: u64 = 20;
 
 /// What lives over the rounds.
 struct Cast {
@@ -87,9 +90,9 @@ impl Cast {
     }
 
     async fn play(self, settings: &Settings, seed: u64, schedule: &Schedule, round: u8) -> anyhow::Result<Self> {
-        let Self { stage, plane, workers, mut books, mut total, mut rounds_kib } = self;
+        let Self { stage, plane, workers, mut books, mut total, rounds_kib } = self;
         let begun = Instant::now();
-        let field = Arc::new(Field::new(stage.doors()?, secrets(), seed, round, begun + settings.minutes));
+        let field = Arc::new(Field::new(stage.doors()?, secrets(), seed, round, Ends::At(begun + settings.minutes)));
         let (over, is_over) = watch::channel(false);
         let clients = async {
             for client in clients(&field, usize::from(settings.streams)) {
@@ -111,21 +114,49 @@ impl Cast {
             lanes::links(&stage, &field, schedule, begun),
             clients,
         )?;
+        add(&mut books, &mut total, field.take());
+        let mut cast = Self { stage, plane, workers, books, total, rounds_kib };
+        cast.recover(seed, round).await.context("after the faults")?;
+        Ok(cast)
+    }
+
+    /// After the faults all is as before: the control plane takes a change that both workers run, every backend may
+    /// be asked, every stream is complete, and no stream is left over.
+    async fn recover(&mut self, seed: u64, round: u8) -> anyhow::Result<()> {
+        let Self { stage, plane, workers, books, total, rounds_kib } = self;
         stage.clear();
+        stage.mocks.iter().for_each(MockLlm::forget_next);
+        plane.state = State::default();
+        plane.cluster.apply(&stage.config(&plane.state)?).await?;
+        for worker in &*workers {
+            worker.recovers().await?;
+        }
+        // Rounds are numbered up to 10.
+        let field = Arc::new(Field::new(stage.doors()?, secrets(), seed, round + 100, Ends::Calmly(CALM)));
+        for client in clients(&field, Transport::ALL.len() * WORKERS) {
+            client.await?;
+        }
+        let mut found = field.take();
+        for account in std::mem::take(&mut found.accounts) {
+            let is_fine = account.ending == Ending::Complete && account.wrong.is_none();
+            anyhow::ensure!(is_fine, "a stream without faults is not complete: {account:?}");
+            // It is not counted: what a run must exercise, it must exercise under faults.
+            found.others.extend(account.exchange);
+        }
+        add(books, total, found);
         for (index, worker) in workers.iter().enumerate() {
             let kib = worker.settled_kib().await?;
             if index == 0 {
                 rounds_kib.push(kib);
             }
         }
-        add(&mut books, &mut total, field.take());
-        Ok(Self { stage, plane, workers, books, total, rounds_kib })
+        Ok(())
     }
 
     /// Ends the workers and takes all books.
     async fn close(self, seed: u64) -> anyhow::Result<(Books, Found)> {
         let Self { stage, plane, workers, mut books, mut total, .. } = self;
-        let field = Field::new(stage.doors()?, secrets(), seed, 0, Instant::now());
+        let field = Field::new(stage.doors()?, secrets(), seed, 0, Ends::Calmly(0));
         for worker in workers {
             books.records.extend(worker.end(&field).await?);
         }

@@ -39,30 +39,31 @@ impl Lane {
         [Self::Backends, Self::Links, Self::Plane].into_iter().chain(workers).collect()
     }
 
-    /// From one strike to the next, on average.
-    fn period(self) -> Duration {
-        Duration::from_millis(match self {
-            Self::Backends => 150,
-            Self::Links => 500,
-            Self::Plane => 1_500,
-            Self::Worker(_) => 6_000,
-        })
+    /// From one strike to the next, on average. Backends fail more often when there are more streams that can meet it.
+    fn period(self, streams: u16) -> Duration {
+        match self {
+            Self::Backends => Duration::from_millis(9_000) / u32::from(streams.max(1)),
+            Self::Links => Duration::from_millis(500),
+            Self::Plane => Duration::from_millis(1_500),
+            Self::Worker(_) => Duration::from_millis(6_000),
+        }
     }
 }
 
 // === impl Schedule ===
 
 impl Schedule {
-    /// The schedule of a seed.
-    pub(crate) fn new(seed: u64, lasts: Duration) -> Self {
+    /// The schedule of a seed for a run with so many streams at once.
+    pub(crate) fn new(seed: u64, lasts: Duration, streams: u16) -> Self {
         let mut strikes = Vec::new();
         for (index, lane) in Lane::all().into_iter().enumerate() {
             let mut rng = Rng::with_seed(seed ^ (index as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
             let mut dealer = Dealer::new(lane);
-            let mut at = lane.period().mul_f64(rng.f64());
+            let period = lane.period(streams);
+            let mut at = period.mul_f64(rng.f64());
             while at < lasts {
                 strikes.push((at, lane, dealer.deal(&mut rng)));
-                at += lane.period().mul_f64(0.5 + rng.f64());
+                at += period.mul_f64(0.5 + rng.f64());
             }
         }
         strikes.sort_by_key(|(at, ..)| *at);
@@ -79,7 +80,7 @@ impl Schedule {
     pub(crate) fn kinds() -> Vec<&'static str> {
         // Long enough to deal every deck more than once.
         let mut kinds: Vec<_> =
-            Self::new(0, Duration::from_secs(600)).strikes.iter().map(|(.., strike)| strike.kind()).collect();
+            Self::new(0, Duration::from_secs(600), 60).strikes.iter().map(|(.., strike)| strike.kind()).collect();
         kinds.sort_unstable();
         kinds.dedup();
         kinds
@@ -252,17 +253,17 @@ mod tests {
 
     #[test]
     fn the_same_seed_gives_the_same_schedule_and_another_another() {
-        assert_eq!(Schedule::new(7, TWO_MINUTES), Schedule::new(7, TWO_MINUTES));
-        assert_ne!(Schedule::new(7, TWO_MINUTES), Schedule::new(8, TWO_MINUTES));
+        assert_eq!(Schedule::new(7, TWO_MINUTES, 60), Schedule::new(7, TWO_MINUTES, 60));
+        assert_ne!(Schedule::new(7, TWO_MINUTES, 60), Schedule::new(8, TWO_MINUTES, 60));
         // A longer run begins like a shorter one.
-        let (short, long) = (Schedule::new(7, TWO_MINUTES / 2), Schedule::new(7, TWO_MINUTES));
+        let (short, long) = (Schedule::new(7, TWO_MINUTES / 2, 60), Schedule::new(7, TWO_MINUTES, 60));
         assert_eq!(short.strikes[..], long.strikes[..short.strikes.len()]);
     }
 
     #[test]
     fn every_kind_strikes_within_two_minutes() {
         for seed in 0..100 {
-            let schedule = Schedule::new(seed, TWO_MINUTES);
+            let schedule = Schedule::new(seed, TWO_MINUTES, 60);
             for kind in Schedule::kinds() {
                 assert!(schedule.strikes.iter().any(|(.., strike)| strike.kind() == kind), "{kind}, seed {seed}");
             }
@@ -272,7 +273,7 @@ mod tests {
 
     #[test]
     fn bytes_are_changed_only_where_somebody_notices() {
-        let schedule = Schedule::new(3, TWO_MINUTES * 10);
+        let schedule = Schedule::new(3, TWO_MINUTES * 10, 60);
         for (.., strike) in &schedule.strikes {
             if let Strike::Link { link, kind: LinkFault::Corrupt, .. } = strike {
                 assert!(link.is_checked(), "{strike}");

@@ -7,7 +7,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "ntonix-chaos", version)]
 pub(crate) struct Settings {
-    /// Where chance begins; default: another one each time. Faults and streams are the same again with the same seed
+    /// Where chance begins; default: another one each time. With it and --streams, faults and streams are the same again
     #[arg(long, value_name = "NUMBER")]
     pub(crate) seed: Option<u64>,
     /// How long faults strike, in minutes

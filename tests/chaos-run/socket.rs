@@ -75,7 +75,7 @@ struct Client<'a> {
 
 /// One socket after another to a worker, with so many streams at once on each.
 pub(crate) async fn client(field: Arc<Field>, transport: Transport, worker: usize, lanes: usize, is_guest: bool) {
-    while !field.is_over() {
+    while !field.is_over(transport) {
         let key = if is_guest { GUEST } else { ALICE };
         let Ok(Ok((socket, raw))) = timeout(OPENING, connect(&field, worker, key)).await else {
             sleep(REOPEN_PAUSE).await;

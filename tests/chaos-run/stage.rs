@@ -16,6 +16,8 @@ use crate::strike::{BACKENDS, Link, WORKERS};
 
 /// How long the streams of a worker may go on that is told to end.
 const DRAIN: &str = "3s";
+/// How long a client may read nothing.
+const STALL: &str = "2s";
 
 /// Everything between the clients and the tokens, except the control plane and the workers, which their lanes have.
 #[derive(Debug)]
@@ -111,6 +113,7 @@ impl Stage {
             "--threads=1".to_owned(),
             "--log-format=json".to_owned(),
             format!("--drain={DRAIN}"),
+            format!("--client-stall={STALL}"),
             format!("--usage-log={}", usage.display()),
         ];
         let worker = WorkerProcess::start(&flags, &[CREDENTIAL]).await?;

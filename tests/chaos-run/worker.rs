@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::field::Field;
 use crate::schedule::{Lane, Schedule};
 use crate::stage::{Running, Stage, name};
-use crate::strike::Strike;
+use crate::strike::{BACKENDS, Strike};
 
 /// How often memory and logs are looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -22,6 +22,9 @@ const LOOK: Duration = Duration::from_millis(200);
 const SLACK_KIB: u64 = 64 * 1024;
 /// What each stream may take: its buffer of 64 KiB, as much again in sockets' and protocols' buffers on each side.
 const STREAM_KIB: u64 = 256;
+
+/// The states of a backend that may be asked; a breaker closes only when that has been done.
+const WELL: [&str; 2] = ["state=\"healthy\"", "state=\"half-open\""];
 
 /// A worker over its lives.
 pub(crate) struct Watched {
@@ -112,6 +115,20 @@ impl Watched {
         }));
         self.records.extend(records);
         Ok(self.records)
+    }
+
+    /// Waits until every backend may be asked again, as this worker sees them.
+    pub(crate) async fn recovers(&self) -> anyhow::Result<()> {
+        let mut states = Vec::new();
+        let healthy = async || {
+            let page = self.running.worker.page("/metrics").await.map(|(_, page)| page).unwrap_or_default();
+            let is_now = |line: &&str| line.starts_with("ntonix_backend_state{") && line.ends_with(" 1");
+            states = page.lines().filter(is_now).map(str::to_owned).collect();
+            let is_up = |state: &&String| WELL.iter().any(|word| state.contains(word));
+            states.iter().filter(is_up).count() == BACKENDS
+        };
+        let waited = eventually("every backend may be asked again", healthy).await;
+        waited.with_context(|| format!("{} sees {states:#?}", name(self.index)))
     }
 
     /// Waits until no stream is under way, and says how much memory it then has, in KiB.

@@ -129,6 +129,11 @@ impl MockLlm {
         self.state.push_next(script);
     }
 
+    /// Forgets what was to happen to the next requests.
+    pub fn forget_next(&self) {
+        self.state.forget_next();
+    }
+
     /// Does this with the requests for one model.
     pub fn for_model(&self, model: &str, script: Script) {
         self.state.set_for_model(model, script);

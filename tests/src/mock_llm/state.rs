@@ -166,6 +166,10 @@ impl State {
         self.inner().next.push_back(script);
     }
 
+    pub(super) fn forget_next(&self) {
+        self.inner().next.clear();
+    }
+
     /// Answers requests for this model by a script of its own.
     pub fn set_for_model(&self, model: &str, script: Script) {
         self.inner().by_model.insert(model.to_owned(), script);
