@@ -21,7 +21,7 @@ MODES = {
     "fast": ["--streams", "8", "--duration", "2s"],
     "held": ["--streams", "300", "--duration", "2s"],
     "ws": ["--streams", "64", "--sockets", "2", "--duration", "2s"],
-    "cancel": ["--streams", "20", "--count", "100"],
+    "cancel": ["--over", "ws", "--streams", "20", "--count", "100"],
 }
 # What nginx can do as well.
 COMPARED = ("unary", "paced", "fast")

@@ -27,7 +27,7 @@ use ntonix_runtime::settings::parse;
 use crate::plan::Plan;
 use crate::process::Watched;
 use crate::report::Report;
-use crate::settings::{Command, Load, Mode, Settings};
+use crate::settings::{Command, Departure, Load, Mode, Settings};
 
 fn main() -> ExitCode {
     let settings: Settings = match parse(std::env::args_os()) {
@@ -45,30 +45,25 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
-    let (mode, load) = match command {
-        Command::Compare { files } => {
+    let (mode, departure, load) = match command.run() {
+        Ok(run) => run,
+        Err(files) => {
             let reports: Vec<Report> = files.iter().map(|file| Report::read(file)).collect::<Result<_, _>>()?;
             tell(&report::comparison(&reports))?;
             return Ok(ExitCode::SUCCESS);
         }
-        Command::Unary(load) => (Mode::Unary, load),
-        Command::Paced(load) => (Mode::Paced, load),
-        Command::Fast(load) => (Mode::Fast, load),
-        Command::Held(load) => (Mode::Held, load),
-        Command::Ws(load) => (Mode::Ws, load),
-        Command::Cancel(load) => (Mode::Cancel, load),
     };
     listen::raise_open_files();
     let json = load.json;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let report = runtime.block_on(drive(mode, load))?;
+    let report = runtime.block_on(drive(mode, departure, load))?;
     tell(&if json { report.to_json()? } else { report.to_string() })?;
     Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn drive(mode: Mode, load: Load) -> anyhow::Result<Report> {
+async fn drive(mode: Mode, departure: Departure, load: Load) -> anyhow::Result<Report> {
     let watched = Watched::start(&load.watch_pid).context("cannot watch the process")?;
-    let plan = Arc::new(Plan::new(mode, load)?);
+    let plan = Arc::new(Plan::new(mode, departure, load)?);
     let watching = watched.clone();
     let sampler = ntonix_runtime::tasks::spawn("sampler", async move { watching.sample_for_ever().await });
     match mode {

@@ -7,17 +7,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::settings::{Load, Mode};
+use crate::settings::{Departure, Load, Mode};
 use crate::tally::Tally;
 use crate::target::Target;
 
 /// Requests of a cancel run that nobody counted.
 const CANCELS: u64 = 1_000;
 
+/// A pause of an hour: longer than any run.
+const NEVER_US: u64 = 3_600_000_000;
+
 /// Shared by the tasks of one run.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) mode: Mode,
+    pub(crate) departure: Departure,
     pub(crate) load: Load,
     pub(crate) target: Target,
     pub(crate) tokens: u64,
@@ -32,7 +36,7 @@ pub(crate) struct Plan {
 // === impl Plan ===
 
 impl Plan {
-    pub(crate) fn new(mode: Mode, load: Load) -> anyhow::Result<Self> {
+    pub(crate) fn new(mode: Mode, departure: Departure, load: Load) -> anyhow::Result<Self> {
         let (tokens, pause, count) = match mode {
             Mode::Unary => (10, Duration::ZERO, u64::MAX),
             Mode::Fast | Mode::Ws => (200, Duration::ZERO, u64::MAX),
@@ -42,6 +46,7 @@ impl Plan {
         };
         Ok(Self {
             mode,
+            departure,
             target: Target::new(&load.url, load.key.as_deref())?,
             tokens: load.tokens.unwrap_or(tokens),
             pause: load.pause.unwrap_or(pause),
@@ -78,12 +83,15 @@ impl Plan {
 
     /// The body of a chat request whose answer carries `nonce` in each token.
     pub(crate) fn body(&self, nonce: &str) -> serde_json::Value {
+        // A client that leaves while it waits must not be answered before.
+        let first = self.departure.is_early().then_some(NEVER_US);
         serde_json::json!({
             "model": self.load.model,
-            "stream": self.mode != Mode::Unary,
+            "stream": self.mode != Mode::Unary && !self.departure.whole,
             "max_tokens": self.tokens,
             "user": nonce,
             "mock_pause_us": u64::try_from(self.pause.as_micros()).unwrap_or(u64::MAX),
+            "mock_first_us": first,
             "messages": [{ "role": "user", "content": "count" }],
         })
     }

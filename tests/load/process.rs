@@ -28,12 +28,19 @@ pub(crate) struct Usage {
     pub(crate) start_kib: u64,
     /// The most resident memory that was seen in the run.
     pub(crate) peak_kib: u64,
+    /// Resident memory after the run.
+    pub(crate) end_kib: u64,
+    /// Open files before the run.
+    pub(crate) start_files: u64,
+    /// Open files after the run.
+    pub(crate) end_files: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Sample {
     ticks: u64,
     kib: u64,
+    files: u64,
 }
 
 // === impl Watched ===
@@ -66,6 +73,9 @@ impl Watched {
             cpu_seconds: ticks as f64 / TICKS_PER_SECOND,
             start_kib: self.start.kib,
             peak_kib: self.peak_kib.load(Ordering::Relaxed).max(end.kib),
+            end_kib: end.kib,
+            start_files: self.start.files,
+            end_files: end.files,
         }))
     }
 }
@@ -81,6 +91,8 @@ impl Sample {
                 std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
             };
             sum.ticks += cpu_ticks(&read("stat")?).with_context(|| format!("/proc/{pid}/stat makes no sense"))?;
+            let files = format!("/proc/{pid}/fd");
+            sum.files += std::fs::read_dir(&files).with_context(|| format!("cannot read {files}"))?.count() as u64;
             sum.kib += resident_kib(&read("status")?).with_context(|| format!("/proc/{pid}/status makes no sense"))?;
         }
         Ok(sum)

@@ -63,7 +63,7 @@ impl Report {
         let kib_per_stream =
             |usage: &Usage| usage.peak_kib.saturating_sub(usage.start_kib) as f64 / f64::from(plan.load.streams);
         Self {
-            mode: plan.mode.name().to_owned(),
+            mode: mode_of(plan),
             label: plan.load.label.clone(),
             url: plan.load.url.clone(),
             streams: plan.load.streams,
@@ -159,7 +159,8 @@ impl Report {
         if let Some(kib) = self.kib_per_stream {
             write!(f, ", {kib:.1} KiB per stream")?;
         }
-        writeln!(f)
+        let end = mib(watched.end_kib);
+        writeln!(f, "; {end:.1} MiB after\n  descriptors  {} before, {} after", watched.start_files, watched.end_files)
     }
 }
 
@@ -180,6 +181,18 @@ impl fmt::Display for Quantiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "p50 {}, p99 {}, max {}", ms(self.p50_us), ms(self.p99_us), ms(self.max_us))
     }
+}
+
+/// The mode, and how its clients leave when they do.
+fn mode_of(plan: &Plan) -> String {
+    let name = plan.mode.name();
+    if plan.mode != Mode::Cancel {
+        return name.to_owned();
+    }
+    let departure = plan.departure;
+    let what = if departure.whole { " whole" } else { "" };
+    let when = if departure.is_early() { " waiting" } else { "" };
+    format!("{name} {}{what}{when}", departure.over.name())
 }
 
 /// The runs in one Markdown table; ratios are to the first.

@@ -25,14 +25,45 @@ pub(crate) enum Command {
     Held(Load),
     /// Streams on ntonix.v1 WebSockets
     Ws(Load),
-    /// Streams that the client leaves after their first token
-    Cancel(Load),
+    /// Requests that the client leaves, and how long until the backend sees it
+    Cancel {
+        #[command(flatten)]
+        departure: Departure,
+        #[command(flatten)]
+        load: Load,
+    },
     /// Prints the results of several runs (--json) side by side; the first is what the others are measured by
     Compare {
         /// Files with one result each
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
+}
+
+/// How clients leave.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::Args)]
+pub(crate) struct Departure {
+    /// How the client speaks; over http2 and ws it leaves one stream and keeps its connection
+    #[arg(long, value_enum, value_name = "TRANSPORT", default_value_t)]
+    pub(crate) over: Over,
+    /// Leave while the backend has not said anything yet, instead of after the first token
+    #[arg(long)]
+    pub(crate) waiting: bool,
+    /// Ask for an answer in one piece; it is left while it is waited for
+    #[arg(long)]
+    pub(crate) whole: bool,
+}
+
+/// How a client speaks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Over {
+    /// HTTP/1.1, a connection for each request
+    #[default]
+    Http1,
+    /// HTTP/2, a connection for each of --streams
+    Http2,
+    /// ntonix.v1, a WebSocket for each of --streams
+    Ws,
 }
 
 /// What a run does; see [`Command`].
@@ -88,6 +119,45 @@ pub(crate) struct Load {
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+// === impl Command ===
+
+impl Command {
+    /// What is to be run; the files to compare when nothing is.
+    pub(crate) fn run(self) -> Result<(Mode, Departure, Load), Vec<PathBuf>> {
+        let (mode, load) = match self {
+            Self::Compare { files } => return Err(files),
+            Self::Cancel { departure, load } => return Ok((Mode::Cancel, departure, load)),
+            Self::Unary(load) => (Mode::Unary, load),
+            Self::Paced(load) => (Mode::Paced, load),
+            Self::Fast(load) => (Mode::Fast, load),
+            Self::Held(load) => (Mode::Held, load),
+            Self::Ws(load) => (Mode::Ws, load),
+        };
+        Ok((mode, Departure::default(), load))
+    }
+}
+
+// === impl Departure ===
+
+impl Departure {
+    /// Does the client leave before it has got anything?
+    pub(crate) fn is_early(self) -> bool {
+        self.waiting || self.whole
+    }
+}
+
+// === impl Over ===
+
+impl Over {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Http1 => "http1",
+            Self::Http2 => "http2",
+            Self::Ws => "ws",
+        }
+    }
 }
 
 // === impl Mode ===

@@ -85,15 +85,8 @@ fn proc_is_read_whatever_the_process_is_called() {
 
 async fn drive_with(line: &str) -> Report {
     let settings = Settings::parse_from(line.split(' '));
-    match settings.command {
-        Command::Unary(load) => drive(Mode::Unary, load).await.unwrap(),
-        Command::Fast(load) => drive(Mode::Fast, load).await.unwrap(),
-        Command::Paced(load) => drive(Mode::Paced, load).await.unwrap(),
-        Command::Held(load) => drive(Mode::Held, load).await.unwrap(),
-        Command::Cancel(load) => drive(Mode::Cancel, load).await.unwrap(),
-        Command::Ws(load) => drive(Mode::Ws, load).await.unwrap(),
-        other => panic!("{other:?}"),
-    }
+    let (mode, departure, load) = settings.command.run().unwrap();
+    drive(mode, departure, load).await.unwrap()
 }
 
 #[tokio::test]
@@ -118,10 +111,15 @@ async fn every_http_mode_runs_clean_against_a_sound_mock() {
 async fn cancels_are_timed_by_what_the_mock_saw() {
     let mock = MockLlm::start().unwrap();
     let url = mock.url();
-    let report = drive_with(&format!("load cancel --count 20 --streams 4 --pause 1ms --url {url} --mock {url}")).await;
-    assert!(report.is_clean(), "{report}");
-    assert!(report.to_string().contains("  cut          p50"), "{report}");
-    assert_eq!(mock.counts().cut, 20);
+    let mut cut = 0;
+    for how in ["", "--over http2", "--waiting", "--whole", "--over http2 --waiting"] {
+        let line = format!("load cancel {how} --count 20 --streams 4 --pause 1ms --url {url} --mock {url}");
+        let report = drive_with(&line.replace("  ", " ")).await;
+        assert!(report.is_clean(), "{report}");
+        assert!(report.to_string().contains("  cut          p50"), "{report}");
+        cut += 20;
+        assert_eq!(mock.counts().cut, cut, "{how}");
+    }
 }
 
 /// Speaks just enough of `ntonix.v1`: answers each create with two tokens, the last of the fourth stream twice.
@@ -188,7 +186,7 @@ fn a_comparison_measures_by_the_first_run() {
             "pause_ms": 20.0, "seconds": 2.0, "requests": 8, "complete": 8, "failed": {}, "tokens": 24,
             "wrong": { "lost": 0, "doubled": 0, "reordered": 0, "foreign": 0, "truncated": 0 },
             "times": { "travel": { "count": 24, "p50_us": 500, "p99_us": 2500, "max_us": 3000 } },
-            "watched": { "cpu_seconds": 1.0, "start_kib": 10, "peak_kib": 20 },
+            "watched": { "cpu_seconds": 1.0, "start_kib": 10, "peak_kib": 20 , "end_kib": 0, "start_files": 0, "end_files": 0},
             "cpu_us_per_request": cpu * 3.0, "cpu_us_per_token": cpu, "kib_per_stream": 2.5,
         }))
         .unwrap()

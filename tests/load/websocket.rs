@@ -68,7 +68,8 @@ async fn client(plan: Arc<Plan>, streams: u32, index: u32) -> anyhow::Result<()>
     Ok(())
 }
 
-async fn connect(plan: &Plan) -> anyhow::Result<WebSocketStream<TcpStream>> {
+/// Opens a socket that speaks `ntonix.v1`.
+pub(crate) async fn connect(plan: &Plan) -> anyhow::Result<WebSocketStream<TcpStream>> {
     let url = format!("ws://{}{}", plan.target.authority(), plan.target.path("/v1/ws"));
     let mut request = url.into_client_request()?;
     request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("ntonix.v1"));

@@ -24,6 +24,8 @@ pub(super) struct Ask {
     pub(super) user: Option<String>,
     /// The pause between tokens in µs, in place of the script's.
     pub(super) mock_pause_us: Option<u64>,
+    /// The pause before the first token, or before an answer in one piece, in µs.
+    pub(super) mock_first_us: Option<u64>,
     pub(super) stream_options: Option<StreamOptions>,
 }
 
@@ -59,6 +61,10 @@ impl Ask {
 
     pub(super) fn pause(&self) -> Option<Duration> {
         self.mock_pause_us.map(Duration::from_micros)
+    }
+
+    pub(super) fn first(&self) -> Option<Duration> {
+        self.mock_first_us.map(Duration::from_micros)
     }
 }
 

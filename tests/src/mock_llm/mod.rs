@@ -4,7 +4,7 @@
 //! request is a [`Script`]. Tests wait for what the mock has seen with [`MockLlm::until`]; they never sleep.
 //!
 //! A request steers a well-behaved answer: `max_tokens` is the number of tokens, `mock_pause_us` is the pause between
-//! them, and with `user` each is a [`Token`](crate::ledger::token::Token) of the stream of that name.
+//! them, `mock_first_us` the one before the first (also before an answer in one piece), and with `user` each is a [`Token`](crate::ledger::token::Token) of the stream of that name.
 
 mod script;
 pub mod language;

@@ -60,6 +60,9 @@ pub(super) async fn play(script: Script, op: Op, ask: Ask, mut in_flight: InFlig
         Script::Answer { tokens, pace } => {
             let tokens = ask.max_tokens.unwrap_or(tokens);
             let pace = ask.pause().map_or(pace, Pace::Every);
+            if let Some(first) = ask.first() {
+                tokio::time::sleep(first).await;
+            }
             if ask.stream == Some(true) && op.streams() {
                 return stream_steps(well_behaved(tokens, pace), op, ask, in_flight, below).await;
             }

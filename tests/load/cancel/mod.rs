@@ -1,26 +1,36 @@
 //! The mode that leaves: how long until the backend sees that the client is gone.
 
+mod http1;
+mod http2;
+mod websocket;
+
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use bytes::Bytes;
 use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 use ntonix_llm::Splitter;
 use ntonix_runtime::tasks;
 use ntonix_tests::mock_llm::{Cut, now_ns};
 
 use crate::plan::Plan;
+use crate::settings::Over;
 use crate::streams::{brief, read};
 use crate::tally::Check;
-use crate::target::{Connection, Target};
+use crate::target::Target;
 
 /// How long the mock gets to see the last cuts.
 const LAST_CUTS: Duration = Duration::from_secs(5);
 const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// A client that leaves while it waits has waited so long: the backend has its request by then, and nothing was said.
+const WAITED: Duration = Duration::from_millis(50);
 
 /// When we left each stream, in ns since 1970, by its nonce.
-type Left = Arc<Mutex<HashMap<String, u64>>>;
+#[derive(Debug, Clone, Default)]
+struct Left(Arc<Mutex<HashMap<String, u64>>>);
 
 pub(crate) async fn run(plan: &Arc<Plan>) -> anyhow::Result<()> {
     let mocks: Vec<Target> = plan.load.mock.iter().map(|url| Target::new(url, None)).collect::<Result<_, _>>()?;
@@ -29,42 +39,57 @@ pub(crate) async fn run(plan: &Arc<Plan>) -> anyhow::Result<()> {
     let workers: Vec<_> =
         (0..plan.load.streams).map(|index| tasks::spawn("worker", worker(plan.clone(), left.clone(), index))).collect();
     for worker in workers {
-        worker.await?;
+        worker.await??;
     }
-    let left = std::mem::take(&mut *left.lock().unwrap_or_else(PoisonError::into_inner));
+    let left = std::mem::take(&mut *left.lock());
     settle(plan, &mocks, left).await
 }
 
-async fn worker(plan: Arc<Plan>, left: Left, index: u32) {
+async fn worker(plan: Arc<Plan>, left: Left, index: u32) -> anyhow::Result<()> {
     plan.stagger(index).await;
-    while let Some(nonce) = plan.begin() {
-        let reached = plan.target.with_connection(|connection| first_token(&plan, connection, &nonce)).await;
-        // The connection is closed by now; closing takes a few µs, which the measured time then includes.
+    match plan.departure.over {
+        Over::Http1 => http1::leave_all(&plan, &left).await,
+        Over::Http2 => http2::leave_all(&plan, &left).await?,
+        Over::Ws => websocket::leave_all(&plan, &left).await?,
+    }
+    Ok(())
+}
+
+// === impl Left ===
+
+impl Left {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of a stream that is left now, or of what kept it from being left.
+    fn note(&self, plan: &Plan, nonce: String, reached: Result<u64, String>) {
         match reached {
-            Ok(Ok(left_ns)) => {
-                left.lock().unwrap_or_else(PoisonError::into_inner).insert(nonce, left_ns);
+            Ok(left_ns) => {
+                plan.tally().complete += 1;
+                self.lock().insert(nonce, left_ns);
             }
-            Ok(Err(error)) => plan.tally().fail(error),
-            Err(error) => plan.tally().fail(format!("{error:#}")),
+            Err(error) => plan.tally().fail(error),
         }
+    }
+}
+
+/// Waits for as long as a client does that leaves before it is answered; what comes in the meantime is a failure.
+async fn wait<T>(answered: impl Future<Output = T>) -> Result<u64, String> {
+    match tokio::time::timeout(WAITED, answered).await {
+        Ok(_) => Err("answered before it could be left".to_owned()),
+        Err(_) => Ok(now_ns()),
     }
 }
 
 /// Reads up to the first token and says when it left.
-async fn first_token(plan: &Plan, mut connection: Connection, nonce: &str) -> Result<u64, String> {
+async fn first_token(plan: &Plan, mut body: Incoming, nonce: &str) -> Result<u64, String> {
     let mut check = Check::new(nonce.to_owned(), plan.tokens);
-    let response = connection.chat(plan.body_bytes(nonce)).await.map_err(|error| brief(&error))?;
-    if !response.status().is_success() {
-        return Err(format!("status {}", response.status().as_u16()));
-    }
-    let mut body = response.into_body();
     let mut splitter = Splitter::new(1024 * 1024);
     while let Some(frame) = body.frame().await {
-        if let Ok(bytes) = frame.map_err(|error| brief(&error))?.into_data() {
-            read(plan, &mut splitter, bytes, &mut check);
-        }
+        let bytes: Bytes = frame.map_err(|error| brief(&error))?.into_data().unwrap_or_default();
+        read(plan, &mut splitter, bytes, &mut check);
         if check.has_token() {
-            plan.tally().complete += 1;
             return Ok(now_ns());
         }
     }

@@ -1,0 +1,26 @@
+//! Clients of HTTP/1.1 that leave: the connection is closed.
+
+use crate::cancel::{Left, first_token, wait};
+use crate::plan::Plan;
+use crate::streams::brief;
+use crate::target::Connection;
+
+pub(super) async fn leave_all(plan: &Plan, left: &Left) {
+    while let Some(nonce) = plan.begin() {
+        let reached = plan.target.with_connection(|connection| reach(plan, connection, &nonce)).await;
+        // The connection is closed by now; closing takes a few µs, which the measured time then includes.
+        left.note(plan, nonce, reached.unwrap_or_else(|error| Err(format!("{error:#}"))));
+    }
+}
+
+async fn reach(plan: &Plan, mut connection: Connection, nonce: &str) -> Result<u64, String> {
+    let answered = connection.chat(plan.body_bytes(nonce));
+    if plan.departure.is_early() {
+        return wait(answered).await;
+    }
+    let response = answered.await.map_err(|error| brief(&error))?;
+    if !response.status().is_success() {
+        return Err(format!("status {}", response.status().as_u16()));
+    }
+    first_token(plan, response.into_body(), nonce).await
+}
