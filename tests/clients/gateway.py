@@ -1,7 +1,7 @@
 """Starts the real programs on free ports, tells where they listen, and stops them.
 
-As a program it puts a worker in front of mock backends, runs a command with NTONIX_URL and NTONIX_KEYS (JSON, by tenant) in
-its environment, and ends as the command ended: `python gateway.py node --test`.
+As a program it puts a worker in front of mock backends, runs a command with NTONIX_URL, NTONIX_KEYS (JSON, by tenant) and
+NTONIX_BROKEN (JSON, codes by model) in its environment, and ends as the command ended: `python gateway.py node --test`.
 """
 
 import contextlib
@@ -25,6 +25,18 @@ STOP_WITHIN_S = 15
 
 # What the mock backend fails at, each for the model of that name.
 FAULTS = ["cut", "silent-end", "stream-error", "garbage", "status-400", "status-404", "status-500"]
+
+# The same with a script of tests/faults.
+SCRIPTS = {"reset": "B05", "error-then-done": "error-then-done"}
+
+# The models whose streams break off after three tokens, and the code that the client is told.
+BROKEN = {
+    "cut": "upstream_reset",
+    "reset": "upstream_reset",
+    "silent-end": "upstream_reset",
+    "stream-error": "broken",
+    "error-then-done": "500",
+}
 
 # A key for each tenant; the tests need no secret ones.
 KEYS = {tenant: f"ntx_{tenant:0>43}" for tenant in ("research", "narrow", "hasty")}
@@ -156,7 +168,8 @@ def gateway(config: dict | None = None) -> Iterator[Gateway]:
     """A worker with a file configuration: the given one, or `example_config` in front of a mock."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ntonix-")))
-        mock_url = stack.enter_context(mock_llm(folder, "--faults", ",".join(FAULTS)))
+        scripts = [f"{model}={ROOT / 'tests' / 'faults' / name}.script" for model, name in SCRIPTS.items()]
+        mock_url = stack.enter_context(mock_llm(folder, "--faults", ",".join([*FAULTS, *scripts])))
         file = folder / "config.json"
         file.write_text(json.dumps(config or example_config(mock_url)))
         url, pid = stack.enter_context(worker(folder, "--config", file))
@@ -188,7 +201,7 @@ def example_config(mock_url: str) -> dict:
         ],
         "routes": [
             {"model": "mock-model", "aliases": ["mock"], "targets": [{"pool": "mock"}]},
-            *({"model": fault, "targets": [{"pool": "faulty"}], "retries": 0} for fault in FAULTS),
+            *({"model": fault, "targets": [{"pool": "faulty"}], "retries": 0} for fault in [*FAULTS, *SCRIPTS]),
             {"model": "gone", "targets": [{"pool": "gone"}], "retries": 0},
         ],
         "tenants": [
@@ -206,7 +219,7 @@ def example_config(mock_url: str) -> dict:
 def main(command: list[str]) -> int:
     """Runs a command beside a gateway."""
     with gateway() as serving:
-        told = {"NTONIX_URL": serving.url, "NTONIX_KEYS": json.dumps(KEYS)}
+        told = {"NTONIX_URL": serving.url, "NTONIX_KEYS": json.dumps(KEYS), "NTONIX_BROKEN": json.dumps(BROKEN)}
         return subprocess.run(command, env={**os.environ, **told}, check=False).returncode
 
 
