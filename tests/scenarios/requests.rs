@@ -301,6 +301,7 @@ async fn pipelined_requests_are_answered_in_their_order() {
     }
 }
 
+/// Item 39.
 #[tokio::test]
 async fn an_http10_client_gets_bytes_up_to_the_end_of_the_connection() {
     let stage = Stage::new().await;

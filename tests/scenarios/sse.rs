@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::stage::Stage;
 
+/// Item 37: nothing waits for the next event.
 #[tokio::test]
 async fn each_token_leaves_as_soon_as_it_is_there() {
     let stage = Stage::new().await;
@@ -22,6 +23,7 @@ async fn each_token_leaves_as_soon_as_it_is_there() {
     assert!(transcript.is_done() && !transcript.is_cut());
 }
 
+/// Item 38, the headers.
 #[tokio::test]
 async fn the_head_forbids_proxies_to_store_or_gather() {
     let stage = Stage::new().await;
@@ -33,6 +35,7 @@ async fn the_head_forbids_proxies_to_store_or_gather() {
     assert!(!transcript.header("x-request-id").is_empty());
 }
 
+/// Item 38, identity.
 #[tokio::test]
 async fn a_client_that_would_take_gzip_gets_plain_events() {
     let stage = Stage::new().await;
@@ -55,6 +58,7 @@ const STRANGE: &str = concat!(
     "\n\ndata: [DONE]\n\n",
 );
 
+/// Items 32 and 41.
 #[tokio::test]
 async fn the_bytes_of_a_stream_do_not_change_however_they_are_split() {
     let stage = Stage::new().await;
@@ -66,6 +70,7 @@ async fn the_bytes_of_a_stream_do_not_change_however_they_are_split() {
     }
 }
 
+/// Items 31 and 33.
 #[tokio::test]
 async fn other_line_ends_multiple_lines_and_missing_spaces_are_read_right() {
     let stage = Stage::new().await;
@@ -92,6 +97,7 @@ async fn other_line_ends_multiple_lines_and_missing_spaces_are_read_right() {
     }
 }
 
+/// Item 36.
 #[tokio::test]
 async fn comments_of_the_backend_do_not_pass() {
     let stage = Stage::new().await;
@@ -101,6 +107,7 @@ async fn comments_of_the_backend_do_not_pass() {
     assert_eq!(transcript.text(), format!("{}data: [DONE]\n\n", pieces[2]));
 }
 
+/// Item 8: the form of transformers.
 #[tokio::test]
 async fn a_finished_stream_without_done_gets_one() {
     let stage = Stage::new().await;
@@ -160,6 +167,7 @@ async fn completions_stream_too() {
     assert!(transcript.is_done());
 }
 
+/// Item 34; its other half is `backends::streams::b16_item_34_…`.
 #[tokio::test]
 async fn an_event_of_two_mebibytes_passes() {
     let stage = Stage::new().await;
@@ -171,6 +179,7 @@ async fn an_event_of_two_mebibytes_passes() {
     assert_eq!(transcript.bytes().len(), event.len() + finish.len());
 }
 
+/// Item 40.
 #[tokio::test]
 async fn http2_gives_the_same_bytes_as_http1() {
     let stage = Stage::new().await;

@@ -167,16 +167,6 @@ async fn b16_item_34_memory_stays_bounded_while_a_huge_event_comes() {
 }
 
 #[tokio::test]
-async fn item_34_an_event_of_two_mebibytes_passes() {
-    let stage = stage().await;
-    let text = "x".repeat(2 * 1024 * 1024);
-    let event = format!(r#"{{"choices":[{{"index":0,"delta":{{"content":"{text}"}}}}]}}"#);
-    stage.mock.next(Script::broken(0, [Step::event(&event), Step::finish("stop"), Step::Done]));
-    let transcript = stage.connect().await.transcript(Ask::streamed_chat()).await.unwrap();
-    assert!(transcript.is_done() && transcript.content() == text);
-}
-
-#[tokio::test]
 async fn on_a_websocket_each_break_ends_its_stream_with_the_same_code() {
     let stage = stage().await;
     let mut socket = Socket::open(stage.worker.address(), &[]).await.unwrap();

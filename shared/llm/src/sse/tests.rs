@@ -260,6 +260,38 @@ fn decide_by_data(block: &Block<'_>) -> Keep {
     }
 }
 
+/// Item 31: not some splits but all of them, of a stream that has every line end and a mark at its begin.
+#[test]
+fn every_way_to_cut_a_stream_twice_gives_the_same() {
+    let mut stream = BOM.to_vec();
+    for end in ["\n", "\r\n", "\r"] {
+        let lines = [
+            "data: 0",
+            "",
+            ": hm",
+            "",
+            "data:{\"a\":",
+            "data: \"\u{1F600}\u{e9}\"}",
+            "id: 7\0",
+            "retry: soon",
+            "",
+            "data:",
+            "",
+        ];
+        stream.extend(lines.map(|line| format!("{line}{end}")).concat().bytes());
+    }
+    assert!((200..260).contains(&stream.len()), "{}", stream.len());
+    let (events, relayed) = (decode(&[&stream], LIMIT), relay(&[&stream], LIMIT, forward));
+    assert_eq!((events.0.len(), events.0[0].data.as_str()), (9, "0"), "{events:?}");
+    for first in 0..=stream.len() {
+        for second in first..=stream.len() {
+            let chunks = [&stream[..first], &stream[first..second], &stream[second..]];
+            assert_eq!(decode(&chunks, LIMIT), events, "cut at {first} and {second}");
+            assert_eq!(relay(&chunks, LIMIT, forward), relayed, "cut at {first} and {second}");
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn the_decoder_gives_the_same_events_for_every_split(stream in streams(), cuts in cuts(), limit in 10_usize..200) {
