@@ -1,11 +1,12 @@
 //! The usage log: one JSON line for each exchange, whatever ended it, for whoever bills or plans by it.
 
-use std::{
-    io,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
-use ntonix_runtime::lines::{self, Destination, Lines, LinesGuard};
+use anyhow::Context as _;
+use ntonix_runtime::{
+    lines::{self, Destination, Lines, LinesGuard},
+    reload::hangups,
+};
 use serde::Serialize;
 
 use crate::metrics::Metrics;
@@ -90,10 +91,23 @@ pub(crate) enum CountedBy {
 // === impl UsageLog ===
 
 impl UsageLog {
-    /// Opens the log.
-    pub(crate) fn open(destination: Destination) -> io::Result<(Self, LinesGuard)> {
-        let (lines, guard) = lines::open(destination)?;
-        Ok((Self(Some(lines)), guard))
+    /// Opens the log when there is to be one. The guard writes the last lines when it goes.
+    pub(crate) fn begin(destination: Option<&Destination>) -> anyhow::Result<(Self, Option<LinesGuard>)> {
+        let Some(destination) = destination else { return Ok(Default::default()) };
+        let (lines, guard) =
+            lines::open(destination.clone()).with_context(|| format!("cannot write --usage-log {destination}"))?;
+        Ok((Self(Some(lines)), Some(guard)))
+    }
+
+    /// Opens its file again on each SIGHUP: whoever rotates it moves it away and sends one.
+    pub(crate) fn follow_rotations(self) -> anyhow::Result<impl Future<Output = anyhow::Result<()>>> {
+        let mut hangups = hangups().context("cannot listen for SIGHUP")?;
+        Ok(async move {
+            loop {
+                hangups.next().await;
+                self.0.iter().for_each(Lines::reopen);
+            }
+        })
     }
 
     /// Is there anyone who reads it?
@@ -108,13 +122,6 @@ impl UsageLog {
         if let Ok(mut line) = serde_json::to_vec(record) {
             line.push(b'\n');
             lines.write(&line);
-        }
-    }
-
-    /// Its file was moved away.
-    pub(crate) fn reopen(&self) {
-        if let Some(lines) = &self.0 {
-            lines.reopen();
         }
     }
 

@@ -115,7 +115,7 @@ impl Worker {
         let descriptors = listen::raise_open_files();
         let threads = settings.traffic.thread_count();
         let metrics = Metrics::new();
-        let (usage, usage_guard) = open_usage_log(&settings.traffic)?;
+        let (usage, usage_guard) = UsageLog::begin(settings.traffic.usage_log.as_ref())?;
         let books = Books { metrics: metrics.clone(), usage };
         let cell = Arc::new(Cell::new(metrics.clone(), threads));
         let changes = Changes::new();
@@ -142,7 +142,7 @@ impl Worker {
             }
         });
         if usage_guard.is_some() {
-            needed.spawn(reopen_on_hangup(books.usage.clone())?);
+            needed.spawn(books.usage.clone().follow_rotations()?);
         }
         if let Some(tls) = sockets.tls() {
             let following = tls::follow(tls).context("cannot listen for SIGHUP")?;
@@ -274,24 +274,6 @@ impl Worker {
         }
         failed.map_or(Ok(()), Err)
     }
-}
-
-fn open_usage_log(traffic: &TrafficArgs) -> anyhow::Result<(UsageLog, Option<LinesGuard>)> {
-    let Some(destination) = &traffic.usage_log else { return Ok(Default::default()) };
-    let (log, guard) =
-        UsageLog::open(destination.clone()).with_context(|| format!("cannot write --usage-log {destination}"))?;
-    Ok((log, Some(guard)))
-}
-
-/// Whoever rotates the file moves it away and sends a SIGHUP.
-fn reopen_on_hangup(usage: UsageLog) -> anyhow::Result<impl Future<Output = anyhow::Result<()>>> {
-    let mut hangups = hangups().context("cannot listen for SIGHUP")?;
-    Ok(async move {
-        loop {
-            hangups.next().await;
-            usage.reopen();
-        }
-    })
 }
 
 fn follow_config(
