@@ -47,7 +47,8 @@ impl State {
                 2 => ", http2: true".to_owned(),
                 _ => String::new(),
             };
-            format!("{{ name: gpu-{index}, url: \"{url}\", weight: {weight}{more} }}")
+            let name = backend_name(index);
+            format!("{{ name: {name}, url: \"{url}\", weight: {weight}{more} }}")
         };
         let backends: Vec<String> = (0..BACKENDS).map(backend).collect();
         let key = |name: &str, key: &str| {
@@ -72,4 +73,9 @@ impl State {
             streams = self.streams,
         )
     }
+}
+
+/// The name of a backend.
+pub(crate) fn backend_name(index: usize) -> String {
+    format!("gpu-{index}")
 }

@@ -93,7 +93,7 @@ impl Report {
             seconds,
             faulted: books.faulted(),
             tokens: sums.tokens,
-            attempts: books.attempts.len() as u64,
+            attempts: books.attempts().len() as u64,
             records: books.records.len() as u64,
             idle: idle(&streams, &struck, pushed),
             streams,

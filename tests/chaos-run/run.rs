@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::config::{CREDENTIAL, State};
+use crate::config::{CREDENTIAL, State, backend_name};
 use crate::field::{Ends, Field, Found};
 use crate::lanes::{self, Plane};
 use crate::plan::{ALICE, GUEST, PROMPT};
@@ -161,9 +161,9 @@ impl Cast {
             books.records.extend(worker.end(&field).await?);
         }
         drop(plane);
-        for mock in &stage.mocks {
+        for (index, mock) in stage.mocks.iter().enumerate() {
             eventually("the mocks are idle", async || mock.counts().active == 0).await?;
-            books.attempts.extend(mock.ledger());
+            books.add_mock(&backend_name(index), mock.ledger());
         }
         add(&mut books, &mut total, field.take());
         Ok((books, total))

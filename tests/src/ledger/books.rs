@@ -7,6 +7,9 @@ use super::record::Record;
 use super::violation::{Invariant, Violation};
 use crate::mock_llm::{Attempt, Ended};
 
+/// No link of a run holds a request for longer than this, in ns.
+const HELD_NS: u64 = 5_000_000_000;
+
 /// Everything that was written down in a run.
 #[derive(Debug, Default)]
 pub struct Books {
@@ -14,10 +17,12 @@ pub struct Books {
     pub accounts: Vec<Account>,
     /// Exchanges that clients asked for and that are no streams, such as the opening of a WebSocket.
     pub others: Vec<String>,
-    /// What the mocks wrote in each attempt.
-    pub attempts: Vec<Attempt>,
     /// What the gateway recorded of each exchange.
     pub records: Vec<Record>,
+    /// What the mocks wrote in each attempt.
+    attempts: Vec<Attempt>,
+    /// The names by which the gateway knows the mocks, by what the names of their attempts begin with.
+    backends: HashMap<String, String>,
 }
 
 /// What came of all streams.
@@ -31,6 +36,8 @@ pub struct Sums {
 
 /// The books, found by exchange.
 struct Index<'a> {
+    /// The name of a mock as a backend.
+    backends: &'a HashMap<String, String>,
     /// By the name of the exchange.
     records: HashMap<&'a str, Vec<&'a Record>>,
     /// By the name of the exchange, in the order in which they began.
@@ -44,6 +51,19 @@ struct Index<'a> {
 // === impl Books ===
 
 impl Books {
+    /// Adds the books of the mock that the gateway knows as `backend`.
+    pub fn add_mock(&mut self, backend: &str, attempts: Vec<Attempt>) {
+        if let Some(attempt) = attempts.first() {
+            self.backends.insert(mock_of(&attempt.attempt).to_owned(), backend.to_owned());
+        }
+        self.attempts.extend(attempts);
+    }
+
+    /// What the mocks wrote in each attempt.
+    pub fn attempts(&self) -> &[Attempt] {
+        &self.attempts
+    }
+
     /// Everything that cannot be true if the promises were kept.
     pub fn violations(&self) -> Vec<Violation> {
         let index = Index::new(self);
@@ -86,6 +106,7 @@ impl Books {
 impl<'a> Index<'a> {
     fn new(books: &'a Books) -> Self {
         let mut index = Self {
+            backends: &books.backends,
             records: HashMap::new(),
             attempts: HashMap::new(),
             by_name: HashMap::new(),
@@ -144,18 +165,33 @@ fn one_prefix(account: &Account, index: &Index<'_>) -> Option<Violation> {
     None
 }
 
-/// I3: the attempt whose tokens came is the last one, and none began after its first token had come.
+/// I3: the gateway asked nobody after the backend whose tokens came.
+///
+/// When a mock saw an attempt is not when it was made: a request that a bad link holds may be seen after another one has
+/// taken its place. So what the gateway itself says it asked last is compared, and the time only where it leaves no doubt.
 fn no_late_retry(account: &Account, index: &Index<'_>) -> Option<Violation> {
     let (name, first_ns) = (account.attempt.as_ref()?, account.first_ns?);
-    let last = index.attempts.get(index.exchange(account)?)?.last()?;
-    let what = if last.begun_ns > first_ns {
-        format!("the attempt {} began after the first token had come", last.attempt)
-    } else if last.attempt != *name {
-        format!("tokens of {name} came, but {} began after it", last.attempt)
-    } else {
-        return None;
+    let violation = |what| Some(Violation::new(Invariant::NoLateRetry, &account.stream, what));
+    let own = index.by_name.get(name.as_str())?;
+    let asked_last = index.record(account).and_then(|record| record.backend.as_ref());
+    if let (Some(asked_last), Some(backend)) = (asked_last, index.backends.get(mock_of(name)))
+        && asked_last != backend
+    {
+        return violation(format!("tokens of {backend} came, but {asked_last} was asked after it"));
+    }
+    let is_late = |attempt: &&&Attempt| {
+        let is_same = mock_of(&attempt.attempt) == mock_of(name) && attempt.attempt != *name;
+        let is_after_its_end = own.ended_ns.is_some_and(|ended_ns| ended_ns < attempt.begun_ns);
+        let is_retry = is_same && is_after_its_end && account.ending != Ending::Complete;
+        attempt.begun_ns > first_ns && (is_retry || attempt.begun_ns - first_ns > HELD_NS)
     };
-    Some(Violation::new(Invariant::NoLateRetry, &account.stream, what))
+    let late = index.attempts.get(index.exchange(account)?)?.iter().find(is_late)?;
+    violation(format!("the attempt {} began after the first token of {name} had come", late.attempt))
+}
+
+/// What an attempt's name begins with: its mock.
+fn mock_of(attempt: &str) -> &str {
+    attempt.rsplit_once('-').map_or(attempt, |(mock, _)| mock)
 }
 
 /// I4: one record for each exchange that anybody was told of, and none of an exchange that nobody asked for.
@@ -269,6 +305,7 @@ mod tests {
             id: "x".to_owned(),
             transport: "http1".to_owned(),
             attempts: 1,
+            backend: Some("gpu-0".to_owned()),
             outcome: "completed".to_owned(),
             generated: 3,
             delivered: 3,
@@ -276,7 +313,9 @@ mod tests {
     }
 
     fn books() -> Books {
-        Books { accounts: vec![account()], others: vec![], attempts: vec![attempt()], records: vec![record()] }
+        let mut books = Books { accounts: vec![account()], records: vec![record()], ..Books::default() };
+        books.add_mock("gpu-0", vec![attempt()]);
+        books
     }
 
     /// The invariants that are broken after a change to good books.
@@ -321,18 +360,29 @@ mod tests {
 
     #[test]
     fn i3_an_attempt_after_the_first_token_is_found() {
-        let late = |begun_ns| {
+        let late = |mock: &'static str, begun_ns, ending| {
             move |books: &mut Books| {
-                let attempt = Attempt { attempt: "m-2".to_owned(), tokens: 0, begun_ns, ..attempt() };
-                books.attempts.push(attempt);
-                books.records[0].attempts = 2;
+                let attempt = Attempt { attempt: format!("{mock}-2"), tokens: 0, begun_ns, ..attempt() };
+                books.add_mock(if mock == "m" { "gpu-0" } else { "gpu-1" }, vec![attempt]);
+                books.accounts[0].ending = ending;
+                books.records[0] =
+                    Record { attempts: 2, outcome: "upstream_reset".to_owned(), ..books.records[0].clone() };
             }
         };
-        assert_eq!(broken(late(25)), [Invariant::NoLateRetry]);
-        // Begun before the first token came, but after the attempt that it came from.
-        assert_eq!(broken(late(15)), [Invariant::NoLateRetry]);
-        // An attempt that failed before is a retry as it should be.
-        assert_eq!(broken(late(5)), []);
+        let told = || Ending::Error("upstream_reset".to_owned());
+        // At the same backend, after the first had ended.
+        assert_eq!(broken(late("m", 35, told())), [Invariant::NoLateRetry]);
+        // At another one, which the gateway itself says it asked last.
+        let elsewhere = |books: &mut Books| {
+            late("n", 15, told())(books);
+            books.records[0].backend = Some("gpu-1".to_owned());
+        };
+        assert_eq!(broken(elsewhere), [Invariant::NoLateRetry]);
+        // So late that no link can have held it.
+        assert_eq!(broken(late("n", 21 + HELD_NS, told())), [Invariant::NoLateRetry]);
+        // An attempt that failed before is a retry as it should be, also when its request was held on its way.
+        assert_eq!(broken(late("n", 5, told())), []);
+        assert_eq!(broken(late("n", 25, told())), []);
     }
 
     #[test]

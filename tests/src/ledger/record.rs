@@ -9,6 +9,8 @@ pub struct Record {
     pub id: String,
     /// `http1`, `http2` or `websocket`.
     pub transport: String,
+    /// The backend that was asked last.
+    pub backend: Option<String>,
     /// How often a backend was asked, connections that failed included.
     pub attempts: u64,
     /// How it ended, in a word.
@@ -46,9 +48,10 @@ mod tests {
 
     #[test]
     fn lines_that_are_no_records_are_told() {
-        let good = r#"{"id":"a","at":"2026-01-01T00:00:00Z","transport":"http1","attempts":1,"status":200,
+        let good =
+            r#"{"id":"a","at":"2026-01-01T00:00:00Z","transport":"http1","backend":"b","attempts":1,"status":200,
             "outcome":"completed","generated":3,"delivered":3}"#
-            .replace('\n', "");
+                .replace('\n', "");
         let (records, wrong) = Record::read_all(&format!("{good}\n{{\"id\":\"b\"\n{good}\n"));
         assert_eq!((records.len(), wrong), (2, vec![2]));
         assert!(records[0].is_completed());
