@@ -40,14 +40,14 @@ http {{
     fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
-    upstream mock {{ server {mock}; keepalive 64; }}
+    upstream mock {{ server {upstream}; keepalive 64; }}
     server {{
         listen 127.0.0.1:{port};
         location / {{
             proxy_pass http://mock;
             proxy_http_version 1.1;
             proxy_set_header Connection "";
-            proxy_buffering off;
+            {more}
         }}
     }}
 }}
@@ -64,11 +64,12 @@ def load(mode: str, *flags: str, into: Path) -> None:
 
 
 @contextlib.contextmanager
-def nginx(folder: Path, mock_url: str) -> Iterator[str]:
-    """nginx in front of a mock, without buffering; gives its URL."""
+def nginx(folder: Path, upstream_url: str, more: str = "proxy_buffering off;") -> Iterator[str]:
+    """nginx in front of a server, unless told otherwise without buffering; gives its URL."""
     port = unused_port()
     config = folder / "nginx.conf"
-    config.write_text(NGINX_CONFIG.format(folder=folder, mock=mock_url.removeprefix("http://"), port=port))
+    upstream = upstream_url.removeprefix("http://")
+    config.write_text(NGINX_CONFIG.format(folder=folder, upstream=upstream, port=port, more=more))
     with running(folder, shutil.which("nginx"), "-c", config, "-e", "stderr") as program:
         program.wait_until_open(port)
         yield f"http://127.0.0.1:{port}"

@@ -5,6 +5,8 @@ mod stage;
 
 mod unary;
 mod sse;
+#[cfg(target_os = "linux")]
+mod sockets;
 mod backends;
 mod requests;
 mod cancel;

@@ -37,6 +37,19 @@ impl Gateway {
     /// # Errors
     /// When the program is not built, or does not start.
     pub async fn start_with(config: &str, flags: &[&str], variables: &[(&str, &str)]) -> anyhow::Result<Self> {
+        Self::start_under(&[], config, flags, variables).await
+    }
+
+    /// The same under other programs, as in `strace -D …`, which must end up as the program itself.
+    ///
+    /// # Errors
+    /// When the program is not built, or does not start.
+    pub async fn start_under(
+        wrapper: &[String],
+        config: &str,
+        flags: &[&str],
+        variables: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         fs::write(folder.path().join("ntonix.yaml"), config)?;
         let mut args: Vec<String> = [
@@ -51,7 +64,7 @@ impl Gateway {
         args.push(format!("--config={}", folder.path().join("ntonix.yaml").display()));
         args.push(format!("--state-dir={}", folder.path().join("state").display()));
         args.extend(flags.iter().map(|flag| (*flag).to_owned()));
-        let process = Process::start_with(PROGRAM, args, variables)?;
+        let process = Process::start_under(wrapper, PROGRAM, args, variables)?;
         let address = process.address("Worker serves", "listen").await?;
         let ops = process.address("Worker serves", "ops").await?;
         Ok(Self { process, address, ops, folder })

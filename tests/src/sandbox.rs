@@ -19,6 +19,13 @@ pub fn failing_calls(inject: &str) -> Option<Vec<String>> {
     works(&wrapper).then_some(wrapper).or_else(|| skipped("strace is not installed, or may not trace"))
 }
 
+/// The wrapper that writes down these system calls of a program, as in `connect,setsockopt`.
+pub fn traced_calls(calls: &str, into: &Path) -> Option<Vec<String>> {
+    let flags = ["strace", "-D", "-f", "-qq", "-o"].map(str::to_owned).into_iter();
+    let wrapper: Vec<_> = flags.chain([into.display().to_string(), format!("--trace={calls}")]).collect();
+    works(&wrapper).then_some(wrapper).or_else(|| skipped("strace is not installed, or may not trace"))
+}
+
 /// The wrapper that gives a program a file system of its own at `folder`, so large and in memory; it goes with the
 /// program. From outside it is at `/proc/<process id>/root/<folder>`.
 pub fn small_disk(folder: &Path, size: &str) -> Option<Vec<String>> {
