@@ -23,6 +23,14 @@ mod settings;
 mod sockets;
 mod worker;
 
+/// What a worker makes of the frames of the control plane, without sockets and clocks: for simulations of both sides.
+pub mod pushed {
+    pub use crate::sync::{
+        session::{Action, Session},
+        snapshot::Snapshot,
+    };
+}
+
 pub use crate::{
     file::FileFault,
     settings::{ConfigOrigin, DataPlaneArgs, OriginArgs, Settings, SyncTls, TrafficArgs},

@@ -2,7 +2,7 @@
 
 mod codec;
 pub mod fleet;
-mod session;
+pub mod session;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,8 +5,8 @@
 
 mod keep;
 mod link;
-mod session;
-mod snapshot;
+pub(crate) mod session;
+pub(crate) mod snapshot;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},

@@ -13,7 +13,7 @@ use super::snapshot::Snapshot;
 
 /// One stream to the control plane.
 #[derive(Debug)]
-pub(crate) struct Session {
+pub struct Session {
     /// What runs.
     running: Option<Snapshot>,
     welcomed: bool,
@@ -31,7 +31,7 @@ struct Transition {
 
 /// What to do about a frame.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Action {
+pub enum Action {
     /// Nothing.
     Nothing,
     /// The control plane has said hello; it sends a heartbeat this often.
@@ -56,22 +56,22 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 
 impl Session {
     /// A stream of a worker that runs this.
-    pub(crate) fn new(running: Option<Snapshot>) -> Self {
+    pub fn new(running: Option<Snapshot>) -> Self {
         Self { running, welcomed: false, transition: None }
     }
 
     /// What runs.
-    pub(crate) fn running(&self) -> Option<&Snapshot> {
+    pub fn running(&self) -> Option<&Snapshot> {
         self.running.as_ref()
     }
 
     /// Gives back what runs, for the next stream.
-    pub(crate) fn into_running(self) -> Option<Snapshot> {
+    pub fn into_running(self) -> Option<Snapshot> {
         self.running
     }
 
     /// Takes a frame.
-    pub(crate) fn take(&mut self, response: SyncResponse) -> Action {
+    pub fn take(&mut self, response: SyncResponse) -> Action {
         match (response.frame, self.welcomed) {
             (Some(Frame::Welcome(welcome)), false) => {
                 self.welcomed = true;
@@ -90,7 +90,7 @@ impl Session {
     }
 
     /// It runs now.
-    pub(crate) fn ran(&mut self, snapshot: Snapshot) {
+    pub fn ran(&mut self, snapshot: Snapshot) {
         self.running = Some(snapshot);
     }
 
@@ -181,3 +181,7 @@ fn resync(reason: &str) -> Action {
 #[cfg(test)]
 #[path = "session_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "session_fuzz.rs"]
+mod fuzz;

@@ -9,18 +9,18 @@ use prost::Message as _;
 
 /// Named resources in their order, and which snapshot they are.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Snapshot {
+pub struct Snapshot {
     /// Which one.
-    pub(crate) id: SnapshotId,
+    pub id: SnapshotId,
     /// Its resources, as bytes.
-    pub(crate) entries: Vec<Entry>,
+    pub entries: Vec<Entry>,
 }
 
 // === impl Snapshot ===
 
 impl Snapshot {
     /// Are these the resources that the id means?
-    pub(crate) fn is_whole(&self) -> bool {
+    pub fn is_whole(&self) -> bool {
         let entries = self.entries.iter().map(|entry| (entry.name.as_str(), &entry.resource[..]));
         snapshot_digest(entries)[..] == self.id.digest[..]
     }
@@ -29,7 +29,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// Every fault; those of decoding blame the resource by its name.
-    pub(crate) fn config(&self) -> Result<Config, Faults> {
+    pub fn config(&self) -> Result<Config, Faults> {
         let (mut resources, mut managed, mut faults) = (Vec::new(), Vec::<Key>::new(), Vec::new());
         for entry in &self.entries {
             let is_managed = entry.name.starts_with(MANAGED_KEYS);

@@ -8,6 +8,7 @@ mod away;
 mod killed;
 mod full;
 mod refused;
+mod simulated;
 mod writers;
 
 use ntonix_tests::client::Ask;

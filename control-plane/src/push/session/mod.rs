@@ -18,7 +18,7 @@ const MISSED_MAX: u32 = 3;
 
 /// The state of one worker's stream, from its hello on.
 #[derive(Debug)]
-pub(super) struct Session {
+pub struct Session {
     interval: Duration,
     /// What the worker runs, as it says.
     running: Option<SnapshotId>,
@@ -44,7 +44,7 @@ struct InFlight {
 
 /// What is to be sent.
 #[derive(Debug)]
-pub(super) enum Action {
+pub enum Action {
     /// The answer to the hello: the newest snapshot, if there is one.
     Welcome(Option<SnapshotId>),
     /// The way from the snapshot with the digest `base` (empty: from nothing) to `target`.
@@ -60,7 +60,7 @@ pub(super) enum Action {
 
 /// What a frame told about the worker.
 #[derive(Debug, PartialEq)]
-pub(super) enum News {
+pub enum News {
     /// It is there.
     Heard,
     /// It runs a snapshot that was sent to it.
@@ -80,7 +80,7 @@ pub(super) enum News {
 
 /// Why a stream ends.
 #[derive(Debug, PartialEq, thiserror::Error)]
-pub(super) enum Ending {
+pub enum Ending {
     /// The worker broke the protocol.
     #[error("{0}")]
     Violation(&'static str),
@@ -93,7 +93,7 @@ pub(super) enum Ending {
 
 impl Session {
     /// Starts with a worker that says that it runs `running`, and refused `refused` before, in the same process.
-    pub(super) fn open(
+    pub fn open(
         running: Option<SnapshotId>,
         refused: Option<SnapshotId>,
         target: Option<Arc<Snapshot>>,
@@ -116,7 +116,7 @@ impl Session {
     }
 
     /// What to send next. Ask until there is nothing more after each input.
-    pub(super) fn next_action(&mut self, now: Instant) -> Option<Action> {
+    pub fn next_action(&mut self, now: Instant) -> Option<Action> {
         let action = self.actions.pop_front()?;
         self.last_sent = now;
         Some(action)
@@ -126,7 +126,7 @@ impl Session {
     ///
     /// # Errors
     /// When the worker breaks the protocol: the stream must end.
-    pub(super) fn receive(&mut self, frame: Frame, now: Instant) -> Result<News, Ending> {
+    pub fn receive(&mut self, frame: Frame, now: Instant) -> Result<News, Ending> {
         self.last_heard = now;
         let news = match frame {
             Frame::Hello(_) => return Err(Ending::Violation("a stream has one hello, at its beginning")),
@@ -140,7 +140,7 @@ impl Session {
     }
 
     /// Sets what the worker should run from now on.
-    pub(super) fn retarget(&mut self, target: Option<Arc<Snapshot>>) {
+    pub fn retarget(&mut self, target: Option<Arc<Snapshot>>) {
         self.target = target;
         self.pump();
     }
@@ -149,7 +149,7 @@ impl Session {
     ///
     /// # Errors
     /// [`Ending::Silent`].
-    pub(super) fn tick(&mut self, now: Instant) -> Result<(), Ending> {
+    pub fn tick(&mut self, now: Instant) -> Result<(), Ending> {
         if now >= self.last_heard + self.interval * MISSED_MAX {
             return Err(Ending::Silent);
         }
@@ -161,7 +161,7 @@ impl Session {
     }
 
     /// When time matters next.
-    pub(super) fn wake_at(&self) -> Instant {
+    pub fn wake_at(&self) -> Instant {
         (self.last_sent + self.interval).min(self.last_heard + self.interval * MISSED_MAX)
     }
 
@@ -226,7 +226,7 @@ impl Session {
     }
 
     /// Notes that the transition under way turned out to start from nothing, its base being unknown here.
-    pub(super) fn sent_full(&mut self) {
+    pub fn sent_full(&mut self) {
         if let Some(in_flight) = &mut self.in_flight {
             in_flight.full = true;
         }
