@@ -14,6 +14,9 @@ pub mod watch;
 pub mod reply;
 pub mod openai;
 
+#[cfg(test)]
+mod fuzz;
+
 pub use crate::call::{Call, CallFault, Op};
 pub use crate::reply::{BackendError, Usage};
 pub use crate::sse::{Block, Decoder, Event, Keep, Splitter, TooLong};

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::call::Call;
+use crate::openai;
 use crate::reply::{BackendError, Usage, backend_error, usage_from_value};
 use crate::sse::{Block, Keep};
 
@@ -105,8 +106,9 @@ impl Watch {
         if data.is_empty() {
             return Keep::Drop;
         }
-        if data.trim_ascii() == b"[DONE]" {
-            return self.finish();
+        // The clients of OpenAI take whatever begins with it for the end.
+        if let Some(rest) = data.trim_ascii_start().strip_prefix(b"[DONE]") {
+            return self.finish(rest.trim_ascii().is_empty());
         }
         let signs = Signs::of(&data);
         if signs.error
@@ -173,9 +175,13 @@ impl Watch {
         Keep::Stop
     }
 
-    fn finish(&mut self) -> Keep {
+    fn finish(&mut self, is_bare: bool) -> Keep {
         self.done = true;
-        if self.choices.are_finished(true) { Keep::Forward } else { Keep::Stop }
+        match self.choices.are_finished(true) {
+            true if is_bare => Keep::Forward,
+            true => Keep::Replace(Bytes::from_static(openai::DONE)),
+            false => Keep::Stop,
+        }
     }
 
     /// The slow path: parses the event. What is no chunk as we know it passes untouched.

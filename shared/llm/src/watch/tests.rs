@@ -54,6 +54,19 @@ fn choice(index: u32, reason: &str) -> String {
 // --- endings
 
 #[test]
+fn what_only_begins_with_done_is_the_end_as_clients_see_it() {
+    // openai-python and openai-node stop at any payload that begins so: forwarded early, it would hide a truncation.
+    for done in ["[DONE]", "[DONE] ", "[DONE]\u{b}", "[DONE]{}"] {
+        let mut cut = watch();
+        assert!(!send(&mut cut, &[TOKEN, done]).contains("DONE"), "{done:?}");
+        assert_eq!(cut.ending(), Ending::Truncated);
+        let mut complete = watch();
+        assert_eq!(send(&mut complete, &[STOP, done]).trim_end().lines().last().unwrap().trim(), "data: [DONE]");
+        assert_eq!(complete.ending(), Ending::Complete { done_seen: true });
+    }
+}
+
+#[test]
 fn a_stream_without_a_finish_reason_is_truncated() {
     assert_eq!(watch().ending(), Ending::Truncated);
     let mut watch = watch();
@@ -157,8 +170,8 @@ fn generated_text_and_empty_reasons_end_nothing() {
 fn blocks_without_a_payload_are_dropped() {
     let mut watch = watch();
     assert_eq!(
-        send_raw(&mut watch, "retry: 3000\n\nid: 1\n\ndata:\n\nevent: ping\n\ndata: [DONE] x\n\n"),
-        "data: [DONE] x\n\n"
+        send_raw(&mut watch, "retry: 3000\n\nid: 1\n\ndata:\n\nevent: ping\n\ndata: x [DONE]\n\n"),
+        "data: x [DONE]\n\n"
     );
     assert_eq!(watch.events(), 1);
 }
