@@ -19,6 +19,9 @@ mod validate;
 mod resources;
 mod diff;
 
+#[cfg(test)]
+mod fuzz;
+
 pub use config::{
     Backend, Balance, Breaker, Config, Deadlines, Dialect, Health, Key, Limits, Pool, Route, Secret, SecretSource,
     Target, Tenant, Warning,

@@ -273,3 +273,7 @@ mod tests;
 #[cfg(test)]
 #[path = "session_walk.rs"]
 mod walk;
+
+#[cfg(test)]
+#[path = "session_fuzz.rs"]
+mod fuzz;
