@@ -2,6 +2,8 @@
 
 pub(crate) mod guard;
 pub(crate) mod streams;
+#[cfg(test)]
+mod tests;
 
 use std::{
     convert::Infallible,

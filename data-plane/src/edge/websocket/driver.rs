@@ -42,6 +42,11 @@ use crate::{
 
 /// So much is written before the socket is flushed and the client's frames are read again.
 const ROUND: usize = 64 * 1024;
+/// A client that lets more replies to its own frames lie than this is not read on. Replies are all that it can make us
+/// hold without limit: a ping has its pong, whoever reads it.
+const REPLIES_MOST: usize = 64 * 1024;
+/// What a pong of ours has before its payload (RFC 6455 §5.2: a server's frames are not masked).
+const PONG_HEAD: usize = 2;
 /// How often the slow clocks are looked at.
 const TICK: Duration = Duration::from_secs(5);
 /// A ping after so many ticks; a client that has sent nothing for three pings is gone.
@@ -71,6 +76,8 @@ pub(super) struct Driver {
     idle_since: Instant,
     /// Bytes written since the last flush.
     unflushed: usize,
+    /// Those of them that answer the client's own frames.
+    replies: usize,
 }
 
 /// How a socket is closed.
@@ -107,6 +114,7 @@ impl Driver {
             heard: now,
             idle_since: now,
             unflushed: 0,
+            replies: 0,
         }
     }
 
@@ -142,20 +150,22 @@ impl Driver {
                 return Poll::Ready(farewell);
             }
             // The client first: a cancel or more credit changes what is to be written.
-            let read = match self.poll_read(cx) {
-                Poll::Ready(ControlFlow::Break(farewell)) => return Poll::Ready(farewell),
-                read => read.is_ready(),
-            };
+            let listens = self.replies < REPLIES_MOST;
+            let read = listens
+                && match self.poll_read(cx) {
+                    Poll::Ready(ControlFlow::Break(farewell)) => return Poll::Ready(farewell),
+                    read => read.is_ready(),
+                };
             // Nothing is pulled from a backend while the client has not taken what is there.
             match Pin::new(&mut self.socket).poll_flush(cx) {
-                Poll::Ready(Ok(())) => self.unflushed = 0,
+                Poll::Ready(Ok(())) => (self.unflushed, self.replies) = (0, 0),
                 Poll::Ready(Err(_)) => return Poll::Ready(Farewell::gone()),
                 Poll::Pending if read => continue,
                 Poll::Pending => return Poll::Pending,
             }
             match self.serve_streams(cx) {
                 ControlFlow::Break(farewell) => return Poll::Ready(farewell),
-                ControlFlow::Continue(()) if self.unflushed > 0 || read => {}
+                ControlFlow::Continue(()) if self.unflushed > 0 || read || !listens => {}
                 ControlFlow::Continue(()) => return Poll::Pending,
             }
         }
@@ -169,12 +179,19 @@ impl Driver {
             None => return Poll::Ready(Flow::Break(Farewell::gone())),
         };
         self.heard = Instant::now();
-        Poll::Ready(match message {
+        let before = self.unflushed;
+        let flow = match message {
             Message::Text(text) => self.act(&text),
             Message::Binary(_) => Flow::Break(Farewell { code: 1003, reason: "text_only" }),
             // tungstenite answers pings and closes by itself, with the next flush.
-            Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_) => Flow::Continue(()),
-        })
+            Message::Ping(payload) => {
+                self.unflushed += PONG_HEAD + payload.len();
+                Flow::Continue(())
+            }
+            Message::Pong(_) | Message::Close(_) | Message::Frame(_) => Flow::Continue(()),
+        };
+        self.replies += self.unflushed - before;
+        Poll::Ready(flow)
     }
 
     fn act(&mut self, text: &str) -> Flow {
