@@ -8,6 +8,11 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// Connections that the system may hold before they are accepted: a herd of reconnects must fit.
 const BACKLOG: i32 = 4096;
 
+/// Bytes of one connection that the system takes although they cannot leave yet. Left alone it takes megabytes, for each
+/// client that does not read; what is on its way does not count, so that fast and far clients lose nothing.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const UNSENT_MOST: u32 = 64 * 1024;
+
 /// Whether several sockets may listen on one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReusePort {
@@ -33,6 +38,9 @@ pub fn bind(address: SocketAddr, reuse: ReusePort) -> io::Result<TcpListener> {
     if reuse == ReusePort::Yes {
         share_port(&socket)?;
     }
+    // Those that are accepted inherit it.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    socket.set_tcp_notsent_lowat(UNSENT_MOST)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -88,6 +96,26 @@ mod tests {
     fn two_sockets_share_a_port_when_both_say_so() {
         let first = bind(ANY.parse().unwrap(), ReusePort::Yes).unwrap();
         bind(first.local_addr().unwrap(), ReusePort::Yes).unwrap();
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_system_takes_little_for_a_peer_that_does_not_read() {
+        use std::io::Write as _;
+        use std::net::TcpStream;
+
+        let listener = bind(ANY.parse().unwrap(), ReusePort::No).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let _deaf = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut accepted, _) = listener.accept().unwrap();
+        // Nothing is taken for so long that nothing is on its way any more.
+        accepted.set_write_timeout(Some(std::time::Duration::from_millis(200))).unwrap();
+        let mut taken = 0;
+        while let Ok(written @ 1..) = accepted.write(&[0; 16 * 1024]) {
+            taken += written;
+        }
+        // The receiver's buffer holds some, too. Without the option it is four megabytes.
+        assert!(taken < 1024 * 1024, "{taken}");
     }
 
     #[test]
