@@ -135,9 +135,9 @@ impl Worker {
         }
         retiring.push(follow_config(&mut needed, &settings, &cell, &changes, &metrics, addresses)?);
         needed.spawn({
-            let (cell, changed) = (Arc::clone(&cell), changes.0.subscribe());
+            let (cell, changed, metrics) = (Arc::clone(&cell), changes.0.subscribe(), metrics.clone());
             async move {
-                health::follow(cell, changed).await;
+                health::follow(cell, changed, metrics).await;
                 Ok(())
             }
         });

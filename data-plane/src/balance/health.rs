@@ -1,8 +1,9 @@
 //! Asks each backend from time to time how it is, and which models it has.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http::{HeaderValue, Method, Request, Version, header};
 use http_body_util::Full;
 use ntonix_config as config;
@@ -16,11 +17,14 @@ use tokio::{
 use super::{Backend, Pool, load::Condition};
 use crate::{
     live::{Cell, Live},
-    upstream::{self, Answer, IfLost},
+    metrics::Metrics,
+    upstream::{self, Answer, AskError, IfLost, connect::ConnectError},
 };
 
 /// What is read of a list of models.
 const MODELS_MOST: usize = 4 * 1024 * 1024;
+/// A check that ends later than this after its time was up tells of a worker that did not run, not of its backend.
+const LATE: Duration = Duration::from_millis(500);
 
 /// Turns successes and failures in a row into a state. Sans-IO.
 #[derive(Debug)]
@@ -36,14 +40,31 @@ struct Watched {
     _checks: JoinSet<()>,
 }
 
+/// The checks of one backend.
+struct Check {
+    pool: Arc<Pool>,
+    backend: Arc<Backend>,
+    wants_models: bool,
+    streak: Streak,
+}
+
+/// Why a page was not got.
+#[derive(Debug)]
+enum Failed {
+    /// The backend does not do well.
+    Backend(String),
+    /// This worker does not: nothing was learned of the backend.
+    Worker(String),
+}
+
 /// Checks the backends of what runs, for as long as it is polled. A pool that a new configuration leaves as it is keeps
 /// its checks and what they have counted.
-pub(crate) async fn follow(cell: Arc<Cell>, mut changed: watch::Receiver<u64>) {
+pub(crate) async fn follow(cell: Arc<Cell>, mut changed: watch::Receiver<u64>, metrics: Metrics) {
     let mut watched: Vec<Watched> = Vec::new();
     loop {
         changed.mark_unchanged();
         if let Some(live) = cell.load() {
-            watched = reconcile(&live, watched);
+            watched = reconcile(&live, watched, &metrics);
         }
         // The sender is gone: the worker is.
         if changed.changed().await.is_err() {
@@ -52,13 +73,13 @@ pub(crate) async fn follow(cell: Arc<Cell>, mut changed: watch::Receiver<u64>) {
     }
 }
 
-fn reconcile(live: &Live, mut before: Vec<Watched>) -> Vec<Watched> {
+fn reconcile(live: &Live, mut before: Vec<Watched>, metrics: &Metrics) -> Vec<Watched> {
     let watch = |pool: &Arc<Pool>| {
         let wants_models = live.routes().asks_for_models_of(pool);
         let same = |watched: &Watched| Arc::ptr_eq(&watched.pool, pool) && watched.wants_models == wants_models;
         match before.iter().position(same) {
             Some(place) => before.swap_remove(place),
-            None => Watched::begin(pool, wants_models),
+            None => Watched::begin(pool, wants_models, metrics),
         }
     };
     live.pools().map(watch).collect()
@@ -67,36 +88,74 @@ fn reconcile(live: &Live, mut before: Vec<Watched>) -> Vec<Watched> {
 // === impl Watched ===
 
 impl Watched {
-    fn begin(pool: &Arc<Pool>, wants_models: bool) -> Self {
+    fn begin(pool: &Arc<Pool>, wants_models: bool, metrics: &Metrics) -> Self {
         let mut checks = JoinSet::new();
         for backend in &pool.backends {
-            checks.spawn(check(Arc::clone(pool), Arc::clone(backend), wants_models));
+            let check = Check::new(Arc::clone(pool), Arc::clone(backend), wants_models);
+            checks.spawn(check.run(metrics.clone()));
         }
         Self { pool: Arc::clone(pool), wants_models, _checks: checks }
     }
 }
 
-async fn check(pool: Arc<Pool>, backend: Arc<Backend>, wants_models: bool) {
-    let mut ticks = interval(pool.health.every);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut streak = Streak { healthy: backend.load.condition() == Condition::Healthy, against: 0 };
-    loop {
-        ticks.tick().await;
-        let now = Instant::now();
-        backend.connector.prune(now);
-        let passed = ask(&pool, &backend, &pool.health.path, pool.health.timeout).await;
-        let well = passed.is_ok();
-        if let Some(healthy) = streak.note(well, &pool.health) {
-            backend.load.set_healthy(healthy, now);
-            let (pool, name, reason) = (&*pool.name, &*backend.name, passed.err());
-            if healthy {
-                tracing::info!(pool.name = pool, backend.name = name, "Backend is healthy again");
-            } else {
-                tracing::warn!(pool.name = pool, backend.name = name, reason, "Backend is unhealthy");
+// === impl Check ===
+
+impl Check {
+    fn new(pool: Arc<Pool>, backend: Arc<Backend>, wants_models: bool) -> Self {
+        let streak = Streak { healthy: backend.load.condition() == Condition::Healthy, against: 0 };
+        Self { pool, backend, wants_models, streak }
+    }
+
+    /// Checks for ever. A panic ends one check and not those after it: nobody else would notice that they are missing.
+    async fn run(mut self, metrics: Metrics) {
+        let mut ticks = interval(self.pool.health.every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            if AssertUnwindSafe(self.once()).catch_unwind().await.is_err() {
+                metrics.panics.inc();
+                tracing::error!(
+                    pool.name = &*self.pool.name,
+                    backend.name = &*self.backend.name,
+                    "Health check panicked"
+                );
             }
         }
-        if well && wants_models {
-            learn_models(&pool, &backend).await;
+    }
+
+    async fn once(&mut self) {
+        #[cfg(test)]
+        tests::panic_when_told();
+        let now = Instant::now();
+        self.backend.connector.prune(now);
+        let passed = ask(&self.pool, &self.backend, &self.pool.health.path, self.pool.health.timeout).await;
+        let (well, reason) = match passed {
+            Ok(_) => (true, None),
+            Err(Failed::Backend(reason)) => (false, Some(reason)),
+            Err(Failed::Worker(reason)) => {
+                tracing::warn!(
+                    pool.name = &*self.pool.name,
+                    backend.name = &*self.backend.name,
+                    reason,
+                    "Health check did not count"
+                );
+                return;
+            }
+        };
+        self.note(well, reason, now);
+        if well && self.wants_models {
+            learn_models(&self.pool, &self.backend).await;
+        }
+    }
+
+    fn note(&mut self, well: bool, reason: Option<String>, now: Instant) {
+        let Some(healthy) = self.streak.note(well, &self.pool.health) else { return };
+        self.backend.load.set_healthy(healthy, now);
+        let (pool, name) = (&*self.pool.name, &*self.backend.name);
+        if healthy {
+            tracing::info!(pool.name = pool, backend.name = name, "Backend is healthy again");
+        } else {
+            tracing::warn!(pool.name = pool, backend.name = name, reason, "Backend is unhealthy");
         }
     }
 }
@@ -109,23 +168,28 @@ async fn learn_models(pool: &Pool, backend: &Backend) {
 }
 
 /// Asks for a page. `Ok(None)`: a success whose body is of no use.
-async fn ask(pool: &Pool, backend: &Backend, path: &str, within: Duration) -> Result<Option<Bytes>, String> {
+async fn ask(pool: &Pool, backend: &Backend, path: &str, within: Duration) -> Result<Option<Bytes>, Failed> {
     let asked = async {
         let request = |version| request(pool, backend, path, version);
-        let answer =
-            upstream::ask(&backend.connector, within, IfLost::AskAgain, request).await.map_err(|error| text(&error))?;
+        let answer = upstream::ask(&backend.connector, within, IfLost::AskAgain, request).await?;
         if !answer.status.is_success() {
-            return Err(format!("{path} answered {}", answer.status.as_u16()));
+            return Err(Failed::Backend(format!("{path} answered {}", answer.status.as_u16())));
         }
         read(answer).await
     };
-    timeout(within, asked).await.unwrap_or_else(|_| Err(format!("{path} took longer than {within:?}")))
+    let began = Instant::now();
+    let asked = timeout(within, asked).await.unwrap_or_else(|_| Err(Failed::late(path, within)));
+    match asked {
+        // Its answer may have been here all the while: this process was stopped, or got no processor.
+        Err(Failed::Backend(reason)) if began.elapsed() > within + LATE => Err(Failed::Worker(reason)),
+        asked => asked,
+    }
 }
 
-async fn read(mut answer: Answer) -> Result<Option<Bytes>, String> {
+async fn read(mut answer: Answer) -> Result<Option<Bytes>, Failed> {
     let mut body = Vec::new();
     while let Some(data) = answer.body.data().await {
-        body.extend_from_slice(&data.map_err(|error| text(&error))?);
+        body.extend_from_slice(&data.map_err(|error| Failed::Backend(text(&error)))?);
         if body.len() > MODELS_MOST {
             return Ok(None);
         }
@@ -149,6 +213,23 @@ fn text(error: &dyn std::error::Error) -> String {
     error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
+// === impl Failed ===
+
+impl Failed {
+    fn late(path: &str, within: Duration) -> Self {
+        Self::Backend(format!("{path} took longer than {within:?}"))
+    }
+}
+
+impl From<AskError> for Failed {
+    fn from(error: AskError) -> Self {
+        match &error {
+            AskError::Connect(ConnectError::Exhausted(_)) => Self::Worker(text(&error)),
+            AskError::Connect(_) | AskError::Http(_) => Self::Backend(text(&error)),
+        }
+    }
+}
+
 // === impl Streak ===
 
 impl Streak {
@@ -169,21 +250,5 @@ impl Streak {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_backend_changes_its_state_after_so_many_results_in_a_row() {
-        const NONE: [bool; 0] = [];
-        let text = "pools:\n  - name: p\n    backends: [{ name: b, url: 'http://127.0.0.1:1' }]\n    health: { healthy_after: 2, unhealthy_after: 3 }\n";
-        let source = ntonix_config::Source::read(text, std::path::Path::new("/")).unwrap();
-        let settings = ntonix_config::validate(&source.draft).unwrap().pools[0].health.clone();
-        let mut streak = Streak { healthy: true, against: 0 };
-        let mut note =
-            |results: &[bool]| -> Vec<_> { results.iter().filter_map(|&well| streak.note(well, &settings)).collect() };
-        assert_eq!(note(&[false, false, true, false, false]), NONE);
-        assert_eq!(note(&[false]), [false]);
-        assert_eq!(note(&[true, false, true]), NONE);
-        assert_eq!(note(&[true]), [true]);
-    }
-}
+#[path = "health_tests.rs"]
+mod tests;
