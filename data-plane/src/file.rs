@@ -34,9 +34,13 @@ pub(crate) fn take(cell: &Cell, path: &Path) -> Result<Arc<Live>, FileFault> {
     let name = path.display().to_string();
     let text = fs::read_to_string(path).map_err(|error| FileFault::Read(name.clone(), error))?;
     let refused = |faults| FileFault::Faults(name.clone(), faults);
-    let (source, config) = parse(&text, path).map_err(refused)?;
-    let origin = Origin { snapshot: None, source: OriginSource::File, taken: SystemTime::now() };
-    let prepared = cell.prepare(&config, origin).map_err(|faults| refused(source.locate(faults)))?;
+    let readied = cell.guarded(|| {
+        let (source, config) = parse(&text, path)?;
+        let origin = Origin { snapshot: None, source: OriginSource::File, taken: SystemTime::now() };
+        let prepared = cell.prepare(&config, origin).map_err(|faults| source.locate(faults))?;
+        Ok((config, prepared))
+    });
+    let (config, prepared) = readied.map_err(refused)?;
     for warning in config.warnings() {
         tracing::warn!(path = warning.path, reason = warning.reason, "Probably not meant");
     }
@@ -72,5 +76,33 @@ pub(crate) async fn follow(cell: Arc<Cell>, path: PathBuf, mut saved: FileWatch,
             }
             Err(fault) => tracing::warn!(error = %Chain(&fault), "Configuration refused, the one before runs on"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{live::tests::POISON, metrics::Metrics};
+
+    /// O12: a file that trips a bug of ours is refused, and what ran before runs on.
+    #[test]
+    fn a_panic_while_a_file_is_taken_refuses_the_file() {
+        let metrics = Metrics::new();
+        let cell = Cell::new(metrics.clone(), 1);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ntonix.yaml");
+        let save = |pool: &str| {
+            let text = format!("pools: [{{ name: {pool}, backends: [{{ name: b, url: 'http://127.0.0.1:1' }}] }}]\n");
+            fs::write(&path, text).unwrap();
+        };
+        save("p");
+        let before = take(&cell, &path).unwrap();
+        save(POISON);
+        let fault = take(&cell, &path).unwrap_err();
+        assert!(fault.to_string().contains("the worker failed while it prepared"), "{fault}");
+        assert!(Arc::ptr_eq(&cell.load().unwrap(), &before));
+        assert_eq!(metrics.panics.get(), 1);
+        save("q");
+        assert!(!Arc::ptr_eq(&take(&cell, &path).unwrap(), &before), "the next one is taken");
     }
 }

@@ -7,10 +7,11 @@ mod identity;
 mod prepare;
 mod secrets;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
     collections::{HashMap, HashSet},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -19,7 +20,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use ntonix_config::{Config, Faults, KeyDigest, Limits, ModelPattern};
+use ntonix_config::{Config, Fault, Faults, KeyDigest, Limits, ModelPattern};
 use ntonix_proto::sync::v1::SnapshotId;
 
 pub(crate) use self::identity::{Identity, WhyNot};
@@ -170,6 +171,19 @@ impl Cell {
     /// What runs; `None` before the first configuration.
     pub(crate) fn load(&self) -> Option<Arc<Live>> {
         self.current.load_full()
+    }
+
+    /// Runs what makes a configuration ready. A panic in it refuses the configuration like any other fault.
+    ///
+    /// # Errors
+    /// Those of `ready`, and a panic.
+    pub(crate) fn guarded<T>(&self, ready: impl FnOnce() -> Result<T, Faults>) -> Result<T, Faults> {
+        // Nothing of ours is changed before the swap, so that nothing is left half done.
+        catch_unwind(AssertUnwindSafe(ready)).unwrap_or_else(|_| {
+            self.metrics.panics.inc();
+            tracing::error!("Panicked on a configuration");
+            Err(Faults::from(Fault::new("", "the worker failed while it prepared this configuration")))
+        })
     }
 
     /// Readies everything that may fail: secrets, certificates, pools. Nothing changes.

@@ -34,6 +34,8 @@ impl<'a> Preparation<'a> {
     }
 
     pub(super) fn run(mut self, origin: Origin) -> Result<Live, Faults> {
+        #[cfg(test)]
+        assert!(self.config.pools.iter().all(|pool| pool.name != super::tests::POISON), "on purpose");
         let credentials = self.credentials();
         let pools = self.pools(&credentials);
         let routes = self.routes(&pools);

@@ -3,6 +3,9 @@ use std::path::Path;
 use super::*;
 use crate::balance::Backend;
 
+/// A pool of this name makes the preparation panic.
+pub(crate) const POISON: &str = "poison";
+
 fn config(text: &str) -> Config {
     let source = ntonix_config::Source::read(text, Path::new("/")).unwrap();
     ntonix_config::validate(&source.draft).unwrap()

@@ -15,10 +15,11 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::{
-    exchange::{Client, Leave, Record, Transport},
+    exchange::{Client, Leave, Record, Source, Transport},
     live::{Cell, Live, Origin, OriginSource},
     metrics::Metrics,
     refusal::Kind,
+    relay::opening::Opening,
     usage::UsageLog,
 };
 
@@ -27,6 +28,7 @@ use crate::{
 struct Innermost {
     asked: Arc<AtomicUsize>,
     panics: bool,
+    relay_panics: bool,
 }
 
 impl Service<Exchange> for Innermost {
@@ -41,6 +43,11 @@ impl Service<Exchange> for Innermost {
     fn call(&mut self, _exchange: Exchange) -> Self::Future {
         self.asked.fetch_add(1, Ordering::SeqCst);
         assert!(!self.panics, "on purpose");
+        if self.relay_panics {
+            let opening = Opening::new(Box::pin(async { panic!("on purpose") }), None);
+            let reply = Reply::stream(HeaderMap::new(), Source::Opening(Box::new(opening)));
+            return Box::pin(async { Ok(reply) });
+        }
         Box::pin(async { Ok(Reply::full(StatusCode::OK, HeaderMap::new(), Bytes::from_static(b"{}"))) })
     }
 }
@@ -182,6 +189,23 @@ async fn a_panic_ends_one_exchange_and_gives_everything_back() {
     drop(bench.ask(Some(KEY), "m").await.unwrap());
     assert!(bench.metrics.encode().contains("ntonix_panics_total 1"));
     assert!(bench.metrics.encode().contains("ntonix_active_streams 0"));
+}
+
+/// O12: a relay is polled by whoever writes to the client, outside of the stack.
+#[tokio::test]
+async fn a_panic_in_a_relay_ends_its_stream_alone_and_gives_everything_back() {
+    let mut bench = Bench::new();
+    bench.innermost.relay_panics = true;
+    let mut reply = bench.ask(Some(KEY), "m").await.unwrap();
+    let refusal = std::future::poll_fn(|cx| reply.body.poll_next(cx)).await.unwrap().unwrap_err();
+    assert_eq!(refusal.kind(), Kind::Internal);
+    assert!(std::future::poll_fn(|cx| reply.body.poll_next(cx)).await.is_none(), "that was its end");
+    let page = bench.metrics.encode();
+    assert!(page.contains("ntonix_panics_total 1") && page.contains("ntonix_active_streams 0"), "{page}");
+    bench.innermost.relay_panics = false;
+    // Its tenant has one stream: it was given back, although the answer is not dropped yet.
+    drop(bench.ask(Some(KEY), "m").await.unwrap());
+    assert_eq!(bench.outcomes(), ["cancelled 1", "internal 1"]);
 }
 
 #[tokio::test]

@@ -9,7 +9,6 @@ pub(crate) mod session;
 pub(crate) mod snapshot;
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -229,16 +228,11 @@ impl Follower {
         }
     }
 
-    /// Prepares and swaps. A panic on the way refuses the snapshot like any other fault.
+    /// Prepares and swaps.
     fn run(&self, snapshot: &Snapshot, source: OriginSource, taken: SystemTime) -> Result<Arc<Live>, Faults> {
-        let prepared = catch_unwind(AssertUnwindSafe(|| {
+        let prepared = self.cell.guarded(|| {
             let origin = Origin { snapshot: Some(snapshot.id.clone()), source, taken };
             self.cell.prepare(&snapshot.config()?, origin)
-        }));
-        let prepared = prepared.unwrap_or_else(|_| {
-            self.metrics.panics.inc();
-            let fault = Fault::new("", "the worker failed while it prepared this configuration");
-            Err(Faults::from(fault))
         })?;
         let live = self.cell.swap(prepared);
         self.changes.note();
