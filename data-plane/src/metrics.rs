@@ -30,6 +30,7 @@ pub(crate) struct Counts {
     /// Panics that were caught.
     pub(crate) panics: Counter,
     lost_records: Counter,
+    dropped_log_lines: Counter,
     request_duration: Family<Labels<1>, Histogram, WithBuckets>,
     time_to_first_token: Family<Labels<1>, Histogram, WithBuckets>,
     time_per_output_chunk: Family<Labels<1>, Histogram, WithBuckets>,
@@ -162,11 +163,13 @@ impl Metrics {
             active: registry.gauge("ntonix_active_streams", "Exchanges under way, streamed or not"),
             queued: registry.gauge("ntonix_queued_exchanges", "Exchanges that wait for a place"),
             connections: registry.gauge("ntonix_client_connections", "Open client connections"),
-            panics: registry.counter("ntonix_panics", "Panics that ended one exchange; each is a bug"),
+            panics: registry.counter("ntonix_panics", "Panics that were caught; each is a bug"),
             lost_records: registry.counter(
                 "ntonix_usage_records_lost",
                 "Records of --usage-log that never reached it, because its disk is full or too slow",
             ),
+            dropped_log_lines: registry
+                .counter("ntonix_log_lines_dropped", "Lines of the log that stderr did not take in time"),
             request_duration: registry.histograms(
                 "gen_ai_server_request_duration_seconds",
                 "From the arrival of a request to the end of its answer",
@@ -262,6 +265,11 @@ impl Counts {
     /// So many records of usage were lost so far.
     pub(crate) fn lost_records(&self, so_far: u64) {
         self.lost_records.inc_by(so_far.saturating_sub(self.lost_records.get()));
+    }
+
+    /// So many lines of the log were dropped so far.
+    pub(crate) fn dropped_log_lines(&self, so_far: u64) {
+        self.dropped_log_lines.inc_by(so_far.saturating_sub(self.dropped_log_lines.get()));
     }
 
     /// All of them as text.

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::SystemTime};
 use ntonix_runtime::{
     drain::Drain,
     probe::{Probes, Readiness},
+    telemetry,
 };
 
 use crate::{
@@ -39,6 +40,7 @@ impl Probes for Pages {
             self.books.metrics.look_at(&live);
         }
         self.books.metrics.lost_records(self.books.usage.lost());
+        self.books.metrics.dropped_log_lines(telemetry::dropped_lines());
         self.books.metrics.encode()
     }
 }

@@ -1,6 +1,9 @@
 //! What the process tells about itself: log lines on stderr, never in the way of traffic.
 
-use std::io::{self, IsTerminal as _};
+use std::{
+    io::{self, IsTerminal as _},
+    sync::OnceLock,
+};
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
@@ -9,6 +12,9 @@ use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
 /// Lines that may wait for a slow stderr; more are dropped and counted.
 const LINES_MAX: usize = 16_384;
+
+/// What was dropped of the log, which is one for the whole process.
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -38,22 +44,11 @@ pub enum TelemetryFault {
 /// Keeps the log alive; dropping it writes out the lines that wait.
 #[derive(Debug)]
 #[must_use = "dropping it ends the log"]
-pub struct TelemetryGuard {
-    dropped: ErrorCounter,
-    _writer: WorkerGuard,
-}
+pub struct TelemetryGuard(#[expect(dead_code, reason = "held for its drop")] WorkerGuard);
 
-impl TelemetryGuard {
-    /// Lines that were dropped because stderr was too slow.
-    pub fn dropped_lines(&self) -> u64 {
-        self.dropped.dropped_lines() as u64
-    }
-
-    /// A handle that tells the same, for metrics.
-    pub fn dropped_counter(&self) -> impl Fn() -> u64 + Send + Sync + 'static {
-        let dropped = self.dropped.clone();
-        move || dropped.dropped_lines() as u64
-    }
+/// Log lines of this process that were dropped because stderr was too slow.
+pub fn dropped_lines() -> u64 {
+    DROPPED.get().map_or(0, |dropped| dropped.dropped_lines() as u64)
 }
 
 /// Starts logging to stderr. `level` is `error`, `warn`, `info`, `debug` or `trace`, or directives as in `info,h2=warn`.
@@ -67,7 +62,7 @@ pub fn init(format: LogFormat, level: &str) -> Result<TelemetryGuard, TelemetryF
         .buffered_lines_limit(LINES_MAX)
         .thread_name("log")
         .finish(io::stderr());
-    let telemetry = TelemetryGuard { dropped: writer.error_counter(), _writer: guard };
+    let dropped = writer.error_counter();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match format {
         LogFormat::Json => builder.json().flatten_event(true).with_span_list(false).finish().try_init()?,
@@ -75,7 +70,9 @@ pub fn init(format: LogFormat, level: &str) -> Result<TelemetryGuard, TelemetryF
         LogFormat::Text if io::stderr().is_terminal() => builder.with_target(false).finish().try_init()?,
         LogFormat::Text => builder.with_target(false).with_ansi(false).finish().try_init()?,
     }
-    Ok(telemetry)
+    // The process logs once: nobody can have set it before.
+    let _ = DROPPED.set(dropped);
+    Ok(TelemetryGuard(guard))
 }
 
 /// Checks a level without using it.
@@ -113,8 +110,8 @@ mod tests {
 
     #[test]
     fn the_log_starts_once() {
-        let guard = init(LogFormat::Json, "info,h2=warn").unwrap();
-        assert_eq!(guard.dropped_lines(), 0);
+        let _guard = init(LogFormat::Json, "info,h2=warn").unwrap();
+        assert_eq!(dropped_lines(), 0);
         assert!(matches!(init(LogFormat::Text, "info"), Err(TelemetryFault::Taken(_))));
     }
 }
