@@ -32,6 +32,11 @@ mod files;
 mod settings;
 mod golden;
 mod robustness;
+mod clients;
+#[cfg(target_os = "linux")]
+mod process;
+mod small_frames;
+mod overload;
 mod architecture;
 mod ctl;
 mod all_in_one;

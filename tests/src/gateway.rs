@@ -40,6 +40,14 @@ impl Gateway {
         Self::start_under(&[], config, flags, variables).await
     }
 
+    /// Starts one that may have so many descriptors at most. Unix only.
+    ///
+    /// # Errors
+    /// When the program is not built, or does not start.
+    pub async fn start_limited(config: &str, flags: &[&str], descriptors: u32) -> anyhow::Result<Self> {
+        Self::start_under(&limited(descriptors), config, flags, &[]).await
+    }
+
     /// The same under other programs, as in `strace -D …`, which must end up as the program itself.
     ///
     /// # Errors
@@ -85,6 +93,16 @@ impl Gateway {
         self.folder.path().join("ntonix.yaml")
     }
 
+    /// The value of a metric; `sample` is its name with its labels as the page has them. 0 when it is not there.
+    ///
+    /// # Errors
+    /// When the page cannot be fetched.
+    pub async fn metric(&self, sample: &str) -> anyhow::Result<f64> {
+        let (_, page) = self.ops("/metrics").await?;
+        let values = page.lines().filter_map(|line| line.strip_prefix(sample)?.trim().parse::<f64>().ok());
+        Ok(values.sum())
+    }
+
     /// The status and the text of a page of its operations port.
     ///
     /// # Errors
@@ -101,4 +119,9 @@ impl Gateway {
     pub async fn ended(self) -> anyhow::Result<Ended> {
         self.process.ended().await
     }
+}
+
+/// A shell that has so many descriptors at most, and becomes the program behind it.
+fn limited(descriptors: u32) -> [String; 3] {
+    ["sh", "-c", &format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"")].map(str::to_owned)
 }

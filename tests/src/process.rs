@@ -5,7 +5,10 @@ use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
@@ -24,6 +27,8 @@ pub struct Process {
     output: watch::Sender<String>,
     /// Whether stderr is at its end.
     silent: watch::Sender<bool>,
+    /// Nobody reads stderr any more.
+    is_deaf: Arc<AtomicBool>,
 }
 
 /// How a program ended.
@@ -95,9 +100,38 @@ impl Process {
         command.envs(variables.iter().copied());
         let mut child = command.spawn().with_context(|| format!("cannot start {name}"))?;
         let silent = watch::Sender::new(false);
-        let log = gather(child.stderr.take().context("no stderr")?, silent.clone());
-        let output = gather(child.stdout.take().context("no stdout")?, watch::Sender::new(false));
-        Ok(Self { child, log, output, silent })
+        let is_deaf = Arc::<AtomicBool>::default();
+        let log = gather(child.stderr.take().context("no stderr")?, silent.clone(), Arc::clone(&is_deaf));
+        let output = gather(child.stdout.take().context("no stdout")?, watch::Sender::new(false), Arc::default());
+        Ok(Self { child, log, output, silent, is_deaf })
+    }
+
+    /// From now on nobody reads its stderr: the pipe fills.
+    pub fn stop_reading_log(&self) {
+        self.is_deaf.store(true, Ordering::Relaxed);
+    }
+
+    /// Its resident memory, in KiB.
+    ///
+    /// # Errors
+    /// When the process is gone, or the system has no `/proc`.
+    pub fn resident_kib(&self) -> anyhow::Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
+    }
+
+    /// The processor time that it has used.
+    ///
+    /// # Errors
+    /// When the process is gone, or the system has no `/proc`.
+    pub fn cpu_time(&self) -> anyhow::Result<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // The name, in brackets, may have anything in it; user and system time are the 14th and 15th field (proc(5)).
+        let (_, fields) = stat.rsplit_once(')').context("no name")?;
+        let ticks: u64 = fields.split_whitespace().skip(11).take(2).map(|field| field.parse().unwrap_or(0_u64)).sum();
+        // There are 100 in a second on every Linux that runs programs.
+        Ok(Duration::from_millis(ticks * 10))
     }
 
     /// The process id.
@@ -208,7 +242,11 @@ impl Drop for Process {
 
 /// Reads a pipe on a thread of its own, line by line, so that the process never waits for the test.
 /// Says at last that it is at its end.
-fn gather(pipe: impl Read + Send + 'static, at_end: watch::Sender<bool>) -> watch::Sender<String> {
+fn gather(
+    pipe: impl Read + Send + 'static,
+    at_end: watch::Sender<bool>,
+    is_deaf: Arc<AtomicBool>,
+) -> watch::Sender<String> {
     let gathered = watch::Sender::new(String::new());
     let sender = gathered.clone();
     thread::spawn(move || {
@@ -217,6 +255,10 @@ fn gather(pipe: impl Read + Send + 'static, at_end: watch::Sender<bool>) -> watc
         while lines.read_line(&mut line).is_ok_and(|read| read > 0) {
             sender.send_modify(|text| text.push_str(&line));
             line.clear();
+            // Until whoever owns the process is gone.
+            while is_deaf.load(Ordering::Relaxed) && Arc::strong_count(&is_deaf) > 1 {
+                thread::park_timeout(Duration::from_millis(50));
+            }
         }
         at_end.send_replace(true);
     });
