@@ -14,7 +14,7 @@ use ntonix_llm::{Usage, call::Call};
 use tokio::time::Instant;
 
 use crate::{
-    edge::Stopping,
+    edge::{Stopping, respond},
     listener::{guard::Activity, streams::Progress},
     live::{Identity, Key, Live, Tenant},
     policy::observe::Observer,
@@ -187,15 +187,18 @@ impl Transport {
 // === impl Leave ===
 
 impl Leave {
-    /// What the records say of an exchange that nobody pulls any more.
-    pub(crate) fn outcome(&self) -> &'static str {
-        if self.activity.has_stalled() || self.stream.as_ref().is_some_and(|stream| stream.has_stalled()) {
-            Kind::ClientStalled.as_label()
+    /// What the records say of an exchange that nobody pulls any more: the outcome, and the status that stands for it when
+    /// there was no answer yet.
+    pub(crate) fn outcome(&self) -> (&'static str, StatusCode) {
+        let kind = if self.activity.has_stalled() || self.stream.as_ref().is_some_and(|stream| stream.has_stalled()) {
+            Kind::ClientStalled
         } else if self.stopping.has_begun() {
-            Kind::Draining.as_label()
+            Kind::Draining
         } else {
-            CANCELLED
-        }
+            // Nobody is there to get a status; nginx writes 499 into its log.
+            return (CANCELLED, StatusCode::from_u16(499).unwrap_or_default());
+        };
+        (kind.as_label(), respond::status_of(kind))
     }
 }
 

@@ -51,8 +51,8 @@ pub(crate) struct UsageRecord<'a> {
     pub(crate) backend: Option<&'a str>,
     /// Attempts made.
     pub(crate) attempts: u32,
-    /// The HTTP status that the client got, or would have got over HTTP.
-    pub(crate) status: u16,
+    /// The HTTP status that the client got, or would have got over HTTP; 499 when it left before.
+    pub(crate) status: Option<u16>,
     /// `completed`, `cancelled`, `client_stalled`, `upstream_status`, or the code of the refusal.
     pub(crate) outcome: &'static str,
     #[serde(flatten)]

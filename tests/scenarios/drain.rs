@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ntonix_tests::client::{Ask, Connection, EventStream, RawConnection};
+use ntonix_tests::client::{Ask, Connection, EventStream, MODELS, RawConnection};
 use ntonix_tests::gateway::Gateway;
 use ntonix_tests::mock_llm::{Gate, MockLlm, Script};
 use ntonix_tests::wait::eventually;
@@ -54,6 +54,26 @@ async fn after_sigterm_streams_finish_new_connections_are_refused_and_the_proces
     }
     let ended = gateway.ended().await.unwrap();
     assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
+}
+
+#[tokio::test]
+async fn an_idle_connection_that_asks_once_more_is_answered_and_told_that_it_was_the_last_time() {
+    let stage = Stage::new().await;
+    let mut idle = Vec::new();
+    for _ in 0..20 {
+        let mut connection = stage.connect().await;
+        connection.ask(Ask::get(MODELS)).await.unwrap();
+        idle.push(connection);
+    }
+    stage.worker.drain(Duration::from_secs(20));
+    let mut answered = 0;
+    for mut connection in idle {
+        // On a slow machine the second may be over in which idle connections are kept.
+        let Ok(answer) = connection.ask(Ask::get(MODELS)).await else { continue };
+        assert_eq!((answer.status(), answer.header("connection")), (200, "close"));
+        answered += 1;
+    }
+    assert!(answered > 0, "nobody was answered");
 }
 
 #[tokio::test]

@@ -156,6 +156,17 @@ async fn a_refusal_is_recorded_too_wherever_it_was_made() {
     assert_record(&records[3], json!({ "status": 500, "attempts": 1, "prompt_tokens": 0, "completion_tokens": 0 }));
 }
 
+#[tokio::test]
+async fn a_client_that_leaves_before_it_has_an_answer_has_no_status() {
+    let stage = Stage::new().await;
+    stage.mock.next(Script::hang());
+    let mut raw = RawConnection::open(stage.worker.address()).await.unwrap();
+    raw.send(Ask::chat().wire()).await.unwrap();
+    stage.mock.attempts(1).await;
+    drop(raw);
+    assert_record(&stage.worker.until_records(1).await.unwrap()[0], json!({ "outcome": "cancelled", "status": 499 }));
+}
+
 /// C8: an upload that its client leaves is no request, but it was accepted: it is recorded and nothing else.
 #[tokio::test]
 async fn a_client_that_leaves_while_it_still_sends_is_recorded_and_no_backend_asked() {
@@ -306,7 +317,35 @@ async fn what_a_drain_cuts_is_recorded_as_such_and_told_to_those_without_a_head_
     stage.worker.stop_now();
     let answer = asked.await.unwrap().unwrap();
     assert_eq!((answer.status(), answer.code().as_str()), (503, "draining"));
-    assert_record(&stage.worker.until_records(1).await.unwrap()[0], json!({ "outcome": "draining" }));
+    assert_record(&stage.worker.until_records(1).await.unwrap()[0], json!({ "outcome": "draining", "status": 503 }));
+}
+
+#[tokio::test]
+async fn a_body_that_comes_after_the_end_of_the_drain_leaves_one_record_like_any_other() {
+    const ASKED: usize = 20;
+    let stage = Stage::new().await;
+    let wire = Ask::chat().wire();
+    let (start, rest) = wire.split_at(wire.len() - 5);
+    let mut asked = Vec::new();
+    for _ in 0..ASKED {
+        let mut raw = RawConnection::open(stage.worker.address()).await.unwrap();
+        raw.send(start).await.unwrap();
+        asked.push(raw);
+    }
+    let sample = "ntonix_active_streams";
+    eventually(sample, async || stage.worker.metric(sample).await.unwrap() == ASKED as f64).await.unwrap();
+    stage.worker.stop_now();
+    for raw in &mut asked {
+        // Its answer may be there already, and its connection closed.
+        let _ = raw.send(rest).await;
+    }
+    for record in stage.worker.until_records(ASKED).await.unwrap() {
+        assert_record(&record, json!({ "outcome": "draining", "status": 503 }));
+    }
+    for mut raw in asked {
+        let answer = raw.read_to_end().await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("\"draining\""), "{answer}");
+    }
 }
 
 #[tokio::test]

@@ -29,28 +29,35 @@ pub(super) const OVER_WITHIN: Duration = Duration::from_secs(30 * 60);
 impl Edge {
     /// Answers a question. Refusals are answered here too: each is one exchange in the log.
     pub(super) async fn ask(&self, visit: Visit, op: Op) -> Response<EdgeBody> {
-        let started = Instant::now();
-        let (client, id, stopping) = (visit.client(), Arc::clone(&visit.id), visit.peer.stopping.notice());
-        let door = Observer::at_the_door(self.books.clone(), &id, op, &client, started);
+        let (id, stopping) = (Arc::clone(&visit.id), visit.peer.stopping.notice());
+        let answered = tokio::select! {
+            biased;
+            answered = self.answer(visit, op) => answered,
+            // Dropped wherever it is: whoever watches it records why, and its backend is cut.
+            () = stopping.come() => Err(Refusal::stopped()),
+        };
+        match answered {
+            Ok((reply, true)) if reply.status == StatusCode::OK => events(reply, id, stopping),
+            Ok((reply, _)) => bytes(reply),
+            Err(refusal) => respond::response(&refusal, &id),
+        }
+    }
+
+    /// The answer, and whether it was asked for as a stream.
+    async fn answer(&self, visit: Visit, op: Op) -> Result<(Reply, bool), Refusal> {
+        let (started, client) = (Instant::now(), visit.client());
+        let door = Observer::at_the_door(self.books.clone(), &visit.id, op, &client, started);
         let exchange = match self.read(visit, op, &client, started).await {
             Ok(exchange) => exchange,
             Err(refusal) => {
                 door.refused(&refusal);
-                return respond::response(&refusal, &id);
+                return Err(refusal);
             }
         };
+        let (streams, stack) = (exchange.call.stream, self.stack.clone());
+        // The stack is polled at once, and has an observer of its own from then on.
         door.pass();
-        let streams = exchange.call.stream;
-        let answered = tokio::select! {
-            answered = self.stack.clone().oneshot(exchange) => answered,
-            // Dropped: its backend is cut, and it is recorded why.
-            () = stopping.come() => Err(Refusal::stopped()),
-        };
-        match answered {
-            Ok(reply) if streams && reply.status == StatusCode::OK => events(reply, id, stopping),
-            Ok(reply) => bytes(reply),
-            Err(refusal) => respond::response(&refusal, &id),
-        }
+        Ok((stack.oneshot(exchange).await?, streams))
     }
 
     /// Makes an exchange of a request. No body is read for someone without a key.

@@ -19,7 +19,15 @@ const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// The status that a refusal has, or would have had before the stream began.
 pub(crate) fn status(refusal: &Refusal) -> StatusCode {
-    let own = match refusal.kind() {
+    let own = status_of(refusal.kind());
+    // A backend that reports an error with a status inside of a 200 means that status.
+    let backends = refusal.backend().and_then(|error| StatusCode::from_u16(error.status()?).ok());
+    refusal.status_of_backend().or(backends).unwrap_or(own)
+}
+
+/// The status of what the gateway refuses by itself.
+pub(crate) fn status_of(kind: Kind) -> StatusCode {
+    match kind {
         Kind::BadRequest | Kind::InvalidJson => StatusCode::BAD_REQUEST,
         Kind::InvalidApiKey => StatusCode::UNAUTHORIZED,
         Kind::Forbidden | Kind::OriginNotAllowed => StatusCode::FORBIDDEN,
@@ -39,10 +47,7 @@ pub(crate) fn status(refusal: &Refusal) -> StatusCode {
             StatusCode::SERVICE_UNAVAILABLE
         }
         Kind::UpstreamTimeout | Kind::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
-    };
-    // A backend that reports an error with a status inside of a 200 means that status.
-    let backends = refusal.backend().and_then(|error| StatusCode::from_u16(error.status()?).ok());
-    refusal.status_of_backend().or(backends).unwrap_or(own)
+    }
 }
 
 /// The class of the error, as the SDKs know it.

@@ -14,7 +14,8 @@ use std::{
     time::Duration,
 };
 
-use hyper::service::service_fn;
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto,
@@ -30,7 +31,7 @@ use tokio_rustls::TlsAcceptor;
 
 use self::{guard::Guarded, streams::Streams};
 use crate::{
-    edge::{Edge, Peer},
+    edge::{Edge, EdgeBody, Peer},
     metrics::Metrics,
 };
 
@@ -152,11 +153,15 @@ where
     let io = TokioIo::new(Guarded::new(stream, Arc::clone(&peer.activity), edge.stall));
     let service = {
         let (edge, peer) = (Arc::clone(&edge), Arc::clone(&peer));
-        service_fn(move |request| {
+        service_fn(move |request: Request<Incoming>| {
             let busy = peer.activity.begin();
+            let is_http1 = request.version() < Version::HTTP_2;
             let (edge, peer) = (Arc::clone(&edge), Arc::clone(&peer));
             async move {
-                let response = edge.serve(peer, request).await;
+                let mut response = Arc::clone(&edge).serve(peer, request).await;
+                if is_http1 && edge.drain.is_draining() {
+                    close_after(&mut response);
+                }
                 let progress = streams::current();
                 // From here on it is the client that is waited for, until the body says otherwise.
                 progress.iter().for_each(|progress| progress.note(&Poll::Ready(())));
@@ -191,6 +196,14 @@ where
         }
     };
     note_end(&peer, ended);
+}
+
+/// Tells an HTTP/1.1 client that this is the last answer on its connection. hyper says so by itself, but not of an answer
+/// that is there in the moment in which its request is read. Over HTTP/2 a GOAWAY says it, and the header is not allowed.
+fn close_after(response: &mut Response<EdgeBody>) {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
 }
 
 fn note_end(peer: &Peer, ended: Result<(), Box<dyn std::error::Error + Send + Sync>>) {

@@ -38,7 +38,8 @@ pub(crate) struct Observer {
     client: Arc<Client>,
     record: Arc<Record>,
     started: Instant,
-    status: StatusCode,
+    /// `None` until there is an answer.
+    status: Option<StatusCode>,
     ended: bool,
 }
 
@@ -89,7 +90,7 @@ where
         Box::pin(async move {
             match answered.await {
                 Ok(mut reply) => {
-                    observer.status = reply.status;
+                    observer.status = Some(reply.status);
                     reply.observe(observer);
                     Ok(reply)
                 }
@@ -126,7 +127,7 @@ impl Observer {
             client: Arc::clone(client),
             record: Arc::default(),
             started,
-            status: StatusCode::OK,
+            status: None,
             ended: false,
         }
     }
@@ -139,7 +140,7 @@ impl Observer {
 
     /// It ends with a refusal before there is an answer.
     pub(crate) fn refused(mut self, refusal: &Refusal) {
-        self.status = respond::status(refusal);
+        self.status = Some(respond::status(refusal));
         self.finished(Some(refusal), None);
     }
 
@@ -152,7 +153,7 @@ impl Observer {
                 }
                 refusal.kind().as_label()
             }
-            None if self.status.is_success() => COMPLETED,
+            None if self.status.is_some_and(|status| status.is_success()) => COMPLETED,
             None => REFUSED_BY_BACKEND,
         };
         self.end(outcome, refusal, tally);
@@ -165,7 +166,13 @@ impl Observer {
 
     /// Nobody pulls the answer any more: the client left, stalled, or the gateway goes away.
     pub(crate) fn dropped(mut self, tally: Option<Tally>) {
-        self.end(self.client.leave.outcome(), None, tally);
+        self.leave(tally);
+    }
+
+    fn leave(&mut self, tally: Option<Tally>) {
+        let (outcome, status) = self.client.leave.outcome();
+        self.status.get_or_insert(status);
+        self.end(outcome, None, tally);
     }
 
     fn end(&mut self, outcome: &'static str, refusal: Option<&Refusal>, tally: Option<Tally>) {
@@ -223,7 +230,7 @@ impl Observer {
             pool.name = pool,
             backend.name = backend,
             attempts = facts.attempts,
-            status = self.status.as_u16(),
+            status = self.status.map(|status| status.as_u16()),
             outcome = end.outcome,
             error = end.refusal.map(tracing::field::display),
             tokens.r#in = end.tokens.prompt_tokens,
@@ -252,7 +259,7 @@ impl Observer {
             pool: backend.map(|(pool, _)| &**pool),
             backend: backend.map(|(_, backend)| &**backend),
             attempts: facts.attempts,
-            status: self.status.as_u16(),
+            status: self.status.map(|status| status.as_u16()),
             outcome: end.outcome,
             tokens: end.tokens,
             first_token_ms: end.tally.first_token.map(usage::ms),
@@ -264,7 +271,7 @@ impl Observer {
 impl Drop for Observer {
     fn drop(&mut self) {
         if !self.ended {
-            self.end(self.client.leave.outcome(), None, None);
+            self.leave(None);
         }
     }
 }
