@@ -21,6 +21,7 @@ mod usage;
 mod ops;
 mod settings;
 mod sockets;
+mod succession;
 mod worker;
 
 /// What a worker makes of the frames of the control plane, without sockets and clocks: for simulations of both sides.

@@ -46,7 +46,19 @@ async fn run(settings: Settings, drain_within: Duration, take_over: bool) -> any
     let requests = handover::requests()?;
     let mut heir = take_over.then(Inheritance::take).transpose().context("cannot take over from the process before")?;
     let inherited = heir.as_mut().map(|heir| std::mem::take(&mut heir.sockets));
-    let mut worker = Worker::start_on(inherited, settings, trigger, drain).await?;
+    let mut worker = Worker::prepare(inherited, settings, trigger, drain.clone()).await?;
+    if heir.is_some() {
+        // Until there is a configuration, the process before serves alone: this one would only refuse.
+        tokio::select! {
+            biased;
+            () = drain.draining() => {
+                tracing::info!("Ends before it has taken over");
+                return Ok(());
+            }
+            () = worker.ready() => {}
+        }
+    }
+    worker.open()?;
     let addresses = worker.addresses();
     tracing::info!(
         listen = %addresses.client,
@@ -55,13 +67,11 @@ async fn run(settings: Settings, drain_within: Duration, take_over: bool) -> any
         pid = std::process::id(),
         "Worker serves"
     );
-    if let Some(heir) = heir {
-        // Until it has a configuration, the process before goes on.
-        worker.ready().await;
-        heir.serves().context("the process before is gone")?;
-    }
     #[cfg(target_os = "linux")]
     tell_service_manager();
+    if let Some(Err(error)) = heir.map(Inheritance::serves) {
+        tracing::warn!(%error, "The process before is gone already");
+    }
     worker.hand_over_on(requests, drain_within);
     worker.finished(drain_within).await
 }

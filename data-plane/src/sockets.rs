@@ -20,6 +20,7 @@ const SECURE: &str = "client-tls";
 const OPS: &str = "ops";
 
 /// The listening sockets of a worker.
+#[derive(Debug)]
 pub(crate) struct Sockets {
     /// Each at least one for each thread, so that a connection never changes thread.
     plain: Vec<TcpListener>,

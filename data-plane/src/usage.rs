@@ -121,7 +121,7 @@ impl UsageLog {
         // Strings and numbers only: it can always be written as JSON.
         if let Ok(mut line) = serde_json::to_vec(record) {
             line.push(b'\n');
-            lines.write(&line);
+            lines.write(line);
         }
     }
 

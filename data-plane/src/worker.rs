@@ -6,7 +6,6 @@ use anyhow::Context as _;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use ntonix_proto::sync::v1::Hello;
 use ntonix_runtime::{
-    chain::Chain,
     drain::{Drain, Trigger},
     handover::{self, Named},
     lines::LinesGuard,
@@ -19,7 +18,7 @@ use ntonix_runtime::{
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
-    task::{AbortHandle, JoinHandle, JoinSet, spawn_blocking},
+    task::{AbortHandle, JoinHandle, JoinSet},
 };
 use tower::util::BoxCloneSyncService;
 
@@ -34,6 +33,7 @@ use crate::{
     policy::{self, admit::Admission},
     settings::{ConfigOrigin, Settings, TrafficArgs},
     sockets::{Sockets, ThreadSockets},
+    succession::Office,
     sync::Follower,
     upstream::connect::enter_thread,
     usage::{Books, UsageLog},
@@ -49,6 +49,8 @@ pub struct Worker {
     drain: Drain,
     /// What the worker cannot do without; the first one to end ends the worker.
     needed: JoinSet<anyhow::Result<()>>,
+    /// What its threads will need, until it is open.
+    closed: Option<(Sockets, Shared)>,
     threads: FuturesUnordered<JoinHandle<io::Result<()>>>,
     /// Its sockets once more, for a process that takes its place.
     estate: Vec<Named>,
@@ -98,14 +100,17 @@ impl Worker {
     /// An address that is taken, a certificate or a configuration file that is no good, a state directory that cannot
     /// be written.
     pub async fn start(settings: Settings, trigger: Trigger, drain: Drain) -> anyhow::Result<Self> {
-        Self::start_on(None, settings, trigger, drain).await
+        let mut worker = Self::prepare(None, settings, trigger, drain).await?;
+        worker.open()?;
+        Ok(worker)
     }
 
-    /// The same, on `inherited` sockets instead of new ones.
+    /// Does all of that up to the first connection, on `inherited` sockets when there are some: whoever comes waits in
+    /// them until [`open`](Self::open).
     ///
     /// # Errors
     /// The same, and sockets that are not those of these settings.
-    pub async fn start_on(
+    pub async fn prepare(
         inherited: Option<Vec<Named>>,
         settings: Settings,
         trigger: Trigger,
@@ -120,7 +125,7 @@ impl Worker {
         let cell = Arc::new(Cell::new(metrics.clone(), threads));
         let changes = Changes::new();
 
-        let mut sockets = match inherited {
+        let sockets = match inherited {
             Some(sockets) => Sockets::inherit(&settings, threads, sockets)?,
             None => Sockets::bind(&settings, threads)?,
         };
@@ -128,12 +133,7 @@ impl Worker {
         let estate = sockets.estate()?;
         let pages = Arc::new(Pages { cell: Arc::clone(&cell), books: books.clone(), drain: drain.clone() });
         let mut needed = JoinSet::new();
-        let mut retiring = Vec::new();
-        if let Some(socket) = sockets.take_ops() {
-            let pages = Arc::clone(&pages);
-            retiring.push(needed.spawn(async move { Ok(probe::serve(socket, pages).await?) }));
-        }
-        retiring.push(follow_config(&mut needed, &settings, &cell, &changes, &metrics, addresses)?);
+        let retiring = vec![follow_config(&mut needed, &settings, &cell, &changes, &metrics, addresses)?];
         needed.spawn({
             let (cell, changed, metrics) = (Arc::clone(&cell), changes.0.subscribe(), metrics.clone());
             async move {
@@ -162,38 +162,49 @@ impl Worker {
             drain: drain.clone(),
             trigger: trigger.clone(),
         };
-        let threads =
-            sockets.for_threads().map(|sockets| spawn_thread(sockets, shared.clone())).collect::<io::Result<_>>()?;
-        Ok(Self { addresses, pages, changes, trigger, drain, needed, threads, estate, retiring, _usage: usage_guard })
+        let (threads, closed) = (FuturesUnordered::new(), Some((sockets, shared)));
+        Ok(Self {
+            addresses,
+            pages,
+            changes,
+            trigger,
+            drain,
+            needed,
+            closed,
+            threads,
+            estate,
+            retiring,
+            _usage: usage_guard,
+        })
+    }
+
+    /// Takes connections from now on, of clients and on the operations port.
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub fn open(&mut self) -> io::Result<()> {
+        let Some((mut sockets, shared)) = self.closed.take() else { return Ok(()) };
+        if let Some(socket) = sockets.take_ops() {
+            let pages = Arc::clone(&self.pages);
+            self.retiring.push(self.needed.spawn(async move { Ok(probe::serve(socket, pages).await?) }));
+        }
+        for sockets in sockets.for_threads() {
+            self.threads.push(spawn_thread(sockets, shared.clone())?);
+        }
+        Ok(())
     }
 
     /// Hands its sockets to a new process each time that `requests` says so, until one has taken its place: then this
     /// one drains. An attempt that fails changes nothing.
-    pub fn hand_over_on(&mut self, mut requests: handover::Requests, drain_within: Duration) {
-        let estate = Arc::new(std::mem::take(&mut self.estate));
-        let (retiring, trigger, drain) = (self.retiring.clone(), self.trigger.clone(), self.drain.clone());
-        tasks::spawn("handover", async move {
-            loop {
-                tokio::select! {
-                    () = requests.next() => {}
-                    // With its sockets closed for good, nobody may connect to what nobody accepts.
-                    () = drain.draining() => return,
-                }
-                tracing::info!("Starts a new process to take over");
-                let estate = Arc::clone(&estate);
-                match spawn_blocking(move || handover::hand_over(&estate)).await {
-                    Ok(Ok(pid)) => {
-                        tracing::info!(pid, "The new process serves; this one drains");
-                        retiring.iter().for_each(AbortHandle::abort);
-                        return trigger.start(drain_within);
-                    }
-                    Ok(Err(error)) => {
-                        tracing::error!(error = %Chain(&error), "Not handed over; this process serves on")
-                    }
-                    Err(error) => tracing::error!(%error, "Not handed over; this process serves on"),
-                }
-            }
-        });
+    pub fn hand_over_on(&mut self, requests: handover::Requests, drain_within: Duration) {
+        let estate = std::mem::take(&mut self.estate);
+        let office = Office {
+            retiring: self.retiring.clone(),
+            trigger: self.trigger.clone(),
+            drain: self.drain.clone(),
+            drain_within,
+        };
+        tasks::spawn("succession", office.hand_over_on(requests, estate));
     }
 
     /// Where it listens.
@@ -353,7 +364,7 @@ pub(crate) fn announce(live: &Live, traffic: &TrafficArgs) {
 }
 
 /// What all threads share: read-only or atomic.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Shared {
     cell: Arc<Cell>,
     books: Books,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ntonix_tests::certs::Authority;
 use ntonix_tests::client::{Ask, Connection};
-use ntonix_tests::cluster::Cluster;
+use ntonix_tests::cluster::{Cluster, WorkerProcess};
 use ntonix_tests::gateway::Gateway;
 use ntonix_tests::mock_llm::{Gate, MockLlm, Pace, Script};
 use ntonix_tests::process::Process;
@@ -31,13 +31,17 @@ impl Drop for Newest {
 
 /// Asks the newest process for a successor, and waits until that one serves.
 async fn restart(process: &Process, newest: &mut Newest, times: usize) {
-    const SERVES: &str = "\"The new process serves; this one drains\"";
     kill_process(newest.0, Signal::USR2).unwrap();
-    process.logged_times(SERVES, times).await.unwrap();
+    newest.0 = pid_in(process, "\"The new process serves; this one drains\"", times).await;
+}
+
+/// The process id in the last line with `text`, of which there are so many by then.
+async fn pid_in(process: &Process, text: &str, times: usize) -> Pid {
+    process.logged_times(text, times).await.unwrap();
     let log = process.log();
-    let last = log.lines().rfind(|line| line.contains(SERVES)).unwrap();
+    let last = log.lines().rfind(|line| line.contains(text)).unwrap();
     let pid = serde_json::from_str::<Value>(last).unwrap()["pid"].as_i64().unwrap();
-    newest.0 = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()
 }
 
 async fn is_gone(pid: Pid) {
@@ -55,8 +59,8 @@ async fn streams_end_on_the_old_process_while_the_new_one_serves() {
     stream.take(2).await.unwrap();
 
     restart(gateway.process(), &mut newest, 1).await;
-    let mut fresh = Connection::open(gateway.address()).await.unwrap();
-    assert_fine(&fresh.ask(Ask::chat()).await.unwrap());
+    let ask = async || Connection::open(gateway.address()).await.unwrap().ask(Ask::chat()).await.unwrap();
+    assert_fine(&ask().await);
     // The operations port is the new one's: it is ready, not draining.
     eventually("the new process answers probes", async || {
         gateway.ops("/readyz").await.is_ok_and(|(status, _)| status == 200)
@@ -65,7 +69,7 @@ async fn streams_end_on_the_old_process_while_the_new_one_serves() {
     .unwrap();
     gate.open_for_good();
     assert!(stream.rest().await.unwrap().is_done());
-    assert_fine(&fresh.ask(Ask::chat()).await.unwrap());
+    assert_fine(&ask().await);
     kill_process(newest.0, Signal::TERM).unwrap();
     let ended = gateway.ended().await.unwrap();
     assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
@@ -153,4 +157,45 @@ async fn a_successor_follows_the_control_plane_in_the_place_of_the_old_process()
     assert_ne!(old, newest.0);
     let workers = cluster.ctl("workers").await.unwrap().done().unwrap();
     assert_eq!(workers.matches("w1").count(), 1, "{workers}");
+}
+
+/// A worker whose successor has no configuration: none is kept, and the control plane is away. Its process id.
+async fn waiting_successor(cluster: &mut Cluster, worker: &WorkerProcess) -> Newest {
+    for file in std::fs::read_dir(cluster.state_of("w1")).unwrap() {
+        std::fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    cluster.kill_plane().await.unwrap();
+    worker.process().signal(Signal::USR2).unwrap();
+    Newest(pid_in(worker.process(), "\"The new process starts\"", 1).await)
+}
+
+#[tokio::test]
+async fn a_successor_without_a_configuration_serves_nobody_and_can_be_told_to_end() {
+    let mock = MockLlm::start().unwrap();
+    let mut cluster = Cluster::start().await.unwrap();
+    let worker = cluster.worker("w1").await.unwrap();
+    cluster.apply(&config(&[&mock], "", "", "")).await.unwrap();
+    let successor = waiting_successor(&mut cluster, &worker).await;
+    worker.process().logged("No configuration on disk").await.unwrap();
+    for _ in 0..50 {
+        // Both could accept; the one that has no configuration must not.
+        assert_fine(&worker.connect().await.unwrap().ask(Ask::chat()).await.unwrap());
+        assert_eq!(worker.page("/readyz").await.unwrap().0, 200);
+    }
+    kill_process(successor.0, Signal::TERM).unwrap();
+    worker.process().logged("Not handed over; this process serves on").await.unwrap();
+    assert_fine(&worker.connect().await.unwrap().ask(Ask::chat()).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_process_that_is_told_to_end_takes_the_successor_that_it_waits_for_with_it() {
+    let mock = MockLlm::start().unwrap();
+    let mut cluster = Cluster::start().await.unwrap();
+    let worker = cluster.worker("w1").await.unwrap();
+    cluster.apply(&config(&[&mock], "", "", "")).await.unwrap();
+    let successor = waiting_successor(&mut cluster, &worker).await;
+    worker.process().signal(Signal::TERM).unwrap();
+    is_gone(successor.0).await;
+    let ended = worker.ended().await.unwrap();
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
 }

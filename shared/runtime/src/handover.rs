@@ -42,6 +42,9 @@ pub enum HandoverFault {
         /// Why.
         source: io::Error,
     },
+    /// The attempt itself broke; a bug.
+    #[error("the attempt failed: {0}")]
+    Died(String),
     /// Other systems have no such sockets.
     #[error("this system cannot hand sockets over")]
     Unsupported,
@@ -53,15 +56,14 @@ mod unix {
     use std::mem::MaybeUninit;
     use std::os::fd::{AsFd, OwnedFd};
     use std::process::{Child, Command, Stdio};
+    use std::sync::{Arc, Mutex, PoisonError};
 
-    use rustix::io::Errno;
+    use rustix::io::{Errno, retry_on_intr};
     use rustix::net::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-        SendFlags, SocketFlags, SocketType, recv, recvmsg, send, sendmsg, socketpair, sockopt,
+        SendFlags, Shutdown, SocketFlags, SocketType, recv, recvmsg, send, sendmsg, shutdown, socketpair, sockopt,
     };
 
-    #[cfg(test)]
-    use super::Duration;
     use super::{HandoverFault, Named, PATIENCE, VARIABLE, io};
 
     /// The longest name of a socket.
@@ -101,36 +103,89 @@ mod unix {
         /// # Errors
         /// When it is gone.
         pub fn serves(self) -> io::Result<()> {
-            send(&self.channel, SERVES, SendFlags::NOSIGNAL)?;
+            retry_on_intr(|| send(&self.channel, SERVES, SendFlags::NOSIGNAL))?;
             Ok(())
         }
     }
 
-    /// Starts this program anew, gives it `sockets`, and waits until it serves. Returns its process id. Blocks.
-    ///
-    /// # Errors
-    /// [`HandoverFault`]; the new process, if there was one, is ended.
-    pub fn hand_over(sockets: &[Named]) -> Result<u32, HandoverFault> {
-        let mut args = std::env::args_os();
-        // As it was called, and not as /proc knows it: a new binary stands where the old one stood.
-        let program = args.next().unwrap_or_default();
-        let (ours, theirs) = channel().map_err(HandoverFault::Give)?;
-        let mut command = Command::new(&program);
-        command.args(args).env(VARIABLE, "true").stdin(Stdio::from(theirs));
-        let mut child = command
-            .spawn()
-            .map_err(|source| HandoverFault::Start { program: program.to_string_lossy().into_owned(), source })?;
-        // It holds their end of the channel, which must close when the child ends.
-        drop(command);
-        let served = give(&ours, sockets)
-            .map_err(HandoverFault::Give)
-            .and_then(|()| until_serves(&ours).map_err(|source| HandoverFault::NotReady { pid: child.id(), source }));
-        served.map(|()| child.id()).inspect_err(|_| end(&mut child))
+    /// One attempt to hand over; clones are the same attempt.
+    #[derive(Clone, Debug)]
+    pub struct Handover {
+        ours: Arc<OwnedFd>,
+        theirs: Arc<Mutex<Option<OwnedFd>>>,
+    }
+
+    // === impl Handover ===
+
+    impl Handover {
+        /// An attempt that has not begun.
+        ///
+        /// # Errors
+        /// [`HandoverFault::Give`] when the system has no socket left.
+        pub fn new() -> Result<Self, HandoverFault> {
+            let (ours, theirs) = channel().map_err(HandoverFault::Give)?;
+            Ok(Self { ours: Arc::new(ours), theirs: Arc::new(Mutex::new(Some(theirs))) })
+        }
+
+        /// Starts this program anew, gives it `sockets`, and waits until it serves. Returns its process id. Blocks.
+        ///
+        /// # Errors
+        /// [`HandoverFault`]; the new process, if there was one, is ended.
+        pub fn run(&self, sockets: &[Named]) -> Result<u32, HandoverFault> {
+            let mut child = self.start()?;
+            let pid = child.id();
+            tracing::info!(pid, "The new process starts");
+            let served = give(&self.ours, sockets)
+                .map_err(HandoverFault::Give)
+                .and_then(|()| until_serves(&self.ours).map_err(|source| HandoverFault::NotReady { pid, source }));
+            match served {
+                Ok(()) => {
+                    watch_over(child);
+                    Ok(pid)
+                }
+                Err(fault) => {
+                    end(&mut child);
+                    Err(fault)
+                }
+            }
+        }
+
+        /// Gives the attempt up: `run` ends the new process and returns, unless that serves already.
+        pub fn give_up(&self) {
+            // Both ends hear of it; one that is closed already needs not.
+            let _ = shutdown(&self.ours, Shutdown::Both);
+        }
+
+        fn start(&self) -> Result<Child, HandoverFault> {
+            let mut args = std::env::args_os();
+            // As it was called, and not as /proc knows it: a new binary stands where the old one stood.
+            let program = args.next().unwrap_or_default();
+            let start = |source| HandoverFault::Start { program: program.to_string_lossy().into_owned(), source };
+            let theirs = self.theirs.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let theirs = theirs.ok_or_else(|| start(io::Error::other("it was started before")))?;
+            let mut command = Command::new(&program);
+            command.args(args).env(VARIABLE, "true").stdin(Stdio::from(theirs));
+            // The command goes with this function, and with it their end, which must close when the child ends.
+            command.spawn().map_err(start)
+        }
+    }
+
+    /// Waits for the new process beside this one: nobody else hears of its end while this one drains.
+    fn watch_over(mut child: Child) {
+        let watching = move || match child.wait() {
+            Ok(status) => tracing::error!(pid = child.id(), %status, "The process that has taken over has ended"),
+            Err(error) => tracing::warn!(pid = child.id(), %error, "The process that has taken over is not watched"),
+        };
+        if let Err(error) = std::thread::Builder::new().name("successor".to_owned()).spawn(watching) {
+            tracing::warn!(%error, "The process that has taken over is not watched");
+        }
     }
 
     fn channel() -> io::Result<(OwnedFd, OwnedFd)> {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        sockopt::set_socket_timeout(&ours, sockopt::Timeout::Recv, Some(PATIENCE))?;
+        for direction in [sockopt::Timeout::Recv, sockopt::Timeout::Send] {
+            sockopt::set_socket_timeout(&ours, direction, Some(PATIENCE))?;
+        }
         Ok((ours, theirs))
     }
 
@@ -142,9 +197,9 @@ mod unix {
             if name.len() > NAME_MAX || !ancillary.push(SendAncillaryMessage::ScmRights(&sockets)) {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, "a socket's name is too long"));
             }
-            sendmsg(channel, &[IoSlice::new(name.as_bytes())], &mut ancillary, SendFlags::NOSIGNAL)?;
+            retry_on_intr(|| sendmsg(channel, &[IoSlice::new(name.as_bytes())], &mut ancillary, SendFlags::NOSIGNAL))?;
         }
-        send(channel, ALL, SendFlags::NOSIGNAL)?;
+        retry_on_intr(|| send(channel, ALL, SendFlags::NOSIGNAL))?;
         Ok(())
     }
 
@@ -154,7 +209,7 @@ mod unix {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut parts = [IoSliceMut::new(&mut name)];
-        let received = recvmsg(channel, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+        let received = retry_on_intr(|| recvmsg(channel, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC))?;
         let socket = ancillary.drain().find_map(|message| match message {
             RecvAncillaryMessage::ScmRights(mut sockets) => sockets.next(),
             _ => None,
@@ -171,7 +226,7 @@ mod unix {
 
     fn until_serves(channel: &OwnedFd) -> io::Result<()> {
         let mut word = [0; SERVES.len()];
-        match recv(channel, &mut word, RecvFlags::empty()) {
+        match retry_on_intr(|| recv(channel, &mut word, RecvFlags::empty())) {
             Ok((_, received)) if &word[..received] == SERVES => Ok(()),
             Ok(_) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it has ended")),
             Err(Errno::AGAIN) => Err(io::Error::new(io::ErrorKind::TimedOut, "it said nothing for too long")),
@@ -187,6 +242,8 @@ mod unix {
 
     #[cfg(test)]
     mod tests {
+        use std::time::Duration;
+
         use super::*;
         use crate::listen::{ReusePort, bind};
 
@@ -223,6 +280,14 @@ mod unix {
             let (ours, _theirs) = channel().unwrap();
             sockopt::set_socket_timeout(&ours, sockopt::Timeout::Recv, Some(Duration::from_millis(10))).unwrap();
             assert_eq!(until_serves(&ours).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        }
+
+        #[test]
+        fn an_attempt_that_is_given_up_does_not_wait_for_the_new_process() {
+            let handover = Handover::new().unwrap();
+            let _theirs = handover.theirs.lock().unwrap().take();
+            handover.give_up();
+            assert_eq!(until_serves(&handover.ours).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         }
 
         #[test]
@@ -265,16 +330,35 @@ mod unix {
         }
     }
 
-    /// Not on this system.
-    ///
-    /// # Errors
-    /// Always.
-    pub fn hand_over(_sockets: &[Named]) -> Result<u32, HandoverFault> {
-        Err(HandoverFault::Unsupported)
+    /// An attempt to hand over: none, on this system.
+    #[derive(Clone, Debug)]
+    pub struct Handover;
+
+    // === impl Handover ===
+
+    impl Handover {
+        /// Not on this system.
+        ///
+        /// # Errors
+        /// Always.
+        pub fn new() -> Result<Self, HandoverFault> {
+            Err(HandoverFault::Unsupported)
+        }
+
+        /// Not on this system.
+        ///
+        /// # Errors
+        /// Always.
+        pub fn run(&self, _sockets: &[Named]) -> Result<u32, HandoverFault> {
+            Err(HandoverFault::Unsupported)
+        }
+
+        /// There is nothing to give up.
+        pub fn give_up(&self) {}
     }
 }
 
-pub use unix::{Inheritance, hand_over};
+pub use unix::{Handover, Inheritance};
 
 /// A stream of requests to hand over: `SIGUSR2`. The handler is in place when this returns; elsewhere than on Unix none
 /// ever comes.

@@ -6,19 +6,22 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
+    thread,
+    time::Duration,
 };
-
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
 /// Lines that may wait for the disk; more are lost, and counted.
 const LINES_MAX: usize = 65_536;
 /// Bytes that are written at once while lines come faster than one by one.
 const WRITE_AT: usize = 64 * 1024;
+/// How long the end of the process waits for the disk.
+const LAST_LINES: Duration = Duration::from_secs(5);
 
 /// Where lines go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,35 +35,51 @@ pub enum Destination {
 /// The writing end. Clones write to the same place.
 #[derive(Clone, Debug)]
 pub struct Lines {
-    writer: NonBlocking,
-    overflown: ErrorCounter,
+    queue: SyncSender<Order>,
     state: Arc<State>,
 }
 
-/// Writes what waits when it is dropped, for at most a second.
+/// Writes what waits when it is dropped, for at most five seconds; then the log says how much was lost.
 #[derive(Debug)]
 #[must_use = "lines that wait are lost without it when the process ends"]
-pub struct LinesGuard(#[expect(dead_code, reason = "held for its drop")] WorkerGuard);
+pub struct LinesGuard {
+    queue: SyncSender<Order>,
+    /// Closed when the writer has ended.
+    ended: Receiver<()>,
+    state: Arc<State>,
+}
 
 #[derive(Debug, Default)]
 struct State {
     reopen: AtomicBool,
-    /// Lines that the system did not take.
-    refused: AtomicU64,
+    /// Lines that wait, as far as is known.
+    waiting: AtomicU64,
+    /// Lines that never reached their destination.
+    lost: AtomicU64,
+}
+
+/// What the writer is told.
+#[derive(Debug)]
+enum Order {
+    Line(Vec<u8>),
+    Close,
 }
 
 /// Begins to write lines to `destination`.
 ///
 /// # Errors
-/// When the file cannot be opened for writing.
+/// When the file cannot be opened for writing, or the system has no thread left.
 pub fn open(destination: Destination) -> io::Result<(Lines, LinesGuard)> {
     let state = Arc::<State>::default();
-    let sink = Sink::open(destination)?;
-    let buffer = Vec::with_capacity(WRITE_AT);
-    let writer = Writer { sink, state: Arc::clone(&state), buffer, is_torn: false, is_failing: false };
-    let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES_MAX).thread_name("lines");
-    let (writer, guard) = builder.finish(writer);
-    Ok((Lines { overflown: writer.error_counter(), writer, state }, LinesGuard(guard)))
+    let (queue, orders) = sync_channel(LINES_MAX);
+    let (alive, ended) = sync_channel(0);
+    let mut writer = Writer::new(Sink::open(destination)?, Arc::clone(&state));
+    thread::Builder::new().name("lines".to_owned()).spawn(move || {
+        let _alive = alive;
+        writer.follow(&orders);
+    })?;
+    let guard = LinesGuard { queue: queue.clone(), ended, state: Arc::clone(&state) };
+    Ok((Lines { queue, state }, guard))
 }
 
 // === impl Destination ===
@@ -87,9 +106,12 @@ impl std::fmt::Display for Destination {
 
 impl Lines {
     /// Hands over a line, its line end included. Never waits.
-    pub fn write(&self, line: &[u8]) {
-        // What does not fit is counted by the writer itself; it never fails otherwise.
-        let _ = self.writer.clone().write(line);
+    pub fn write(&self, line: Vec<u8>) {
+        self.state.waiting.fetch_add(1, Ordering::Relaxed);
+        if self.queue.try_send(Order::Line(line)).is_err() {
+            self.state.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.state.lost.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Opens the file again before the next line: it was moved away.
@@ -99,7 +121,18 @@ impl Lines {
 
     /// Lines that never reached their destination.
     pub fn lost(&self) -> u64 {
-        self.overflown.dropped_lines() as u64 + self.state.refused.load(Ordering::Relaxed)
+        self.state.lost.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for LinesGuard {
+    fn drop(&mut self) {
+        // A full queue means a disk that does not keep up: the writer is told nothing, and the wait below ends in time.
+        let _ = self.queue.try_send(Order::Close);
+        if let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(LAST_LINES) {
+            let lost = self.state.waiting.load(Ordering::Relaxed);
+            tracing::error!(lost, "Lines that still waited for their disk are lost");
+        }
     }
 }
 
@@ -123,27 +156,48 @@ impl Sink {
         })
     }
 
-    fn reopen(&mut self) -> io::Result<()> {
-        if let Self::File(path, _) = self {
+    /// Opens the file again when `wanted`, or when its path leads elsewhere by now: whoever rotates logs moves it away, and
+    /// the signal that says so reaches only one of the processes that write to it.
+    fn follow(&mut self, wanted: bool) -> io::Result<()> {
+        let Self::File(path, file) = self else { return Ok(()) };
+        if wanted || leads_elsewhere(path, file) {
             *self = Self::open(Destination::File(path.clone()))?;
         }
         Ok(())
     }
 
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Stdout(stdout) => stdout.write_all(bytes).and_then(|()| stdout.flush()),
-            Self::File(_, file) => file.write_all(bytes),
+            Self::Stdout(stdout) => {
+                let written = stdout.write(bytes)?;
+                stdout.flush().map(|()| written)
+            }
+            Self::File(_, file) => file.write(bytes),
         }
     }
+}
+
+#[cfg(unix)]
+fn leads_elsewhere(path: &Path, file: &File) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let (Ok(there), Ok(here)) = (std::fs::metadata(path), file.metadata()) else { return true };
+    (there.dev(), there.ino()) != (here.dev(), here.ino())
+}
+
+#[cfg(not(unix))]
+fn leads_elsewhere(_path: &Path, _file: &File) -> bool {
+    false
 }
 
 /// Writes on a thread of its own. A failure is told and counted here: nobody else would hear of it.
 struct Writer {
     sink: Sink,
     state: Arc<State>,
+    /// Lines to be written next, and how many.
     buffer: Vec<u8>,
-    /// The last write may have ended in the middle of a line.
+    lines: u64,
+    /// The last thing that was written is half a line.
     is_torn: bool,
     is_failing: bool,
 }
@@ -151,49 +205,97 @@ struct Writer {
 // === impl Writer ===
 
 impl Writer {
-    fn write_out(&mut self) {
-        if self.buffer.is_empty() {
-            return;
-        }
-        if self.state.reopen.swap(false, Ordering::AcqRel)
-            && let Err(error) = self.sink.reopen()
-        {
-            tracing::error!(%error, "The lines' file cannot be opened again; lines go on to the old one");
-        }
-        if std::mem::replace(&mut self.is_torn, false) {
-            self.buffer.insert(0, b'\n');
-        }
-        match self.sink.write_all(&self.buffer) {
-            Ok(()) if std::mem::replace(&mut self.is_failing, false) => {
-                tracing::info!(lost = self.state.refused.load(Ordering::Relaxed), "Lines are written again");
-            }
-            Ok(()) => {}
-            Err(error) => {
-                let lines = self.buffer.iter().filter(|byte| **byte == b'\n').count() as u64;
-                self.state.refused.fetch_add(lines, Ordering::Relaxed);
-                self.is_torn = true;
-                if !std::mem::replace(&mut self.is_failing, true) {
-                    tracing::error!(%error, "Lines cannot be written and are lost");
+    fn new(sink: Sink, state: Arc<State>) -> Self {
+        Self { sink, state, buffer: Vec::with_capacity(WRITE_AT), lines: 0, is_torn: false, is_failing: false }
+    }
+
+    /// Writes what is ordered until it is closed.
+    fn follow(&mut self, orders: &Receiver<Order>) {
+        while let Ok(mut order) = orders.recv() {
+            loop {
+                match order {
+                    Order::Line(line) => self.take(&line),
+                    Order::Close => return self.write_out(),
+                }
+                match orders.try_recv() {
+                    Ok(next) => order = next,
+                    Err(_) => break,
                 }
             }
+            self.write_out();
         }
-        self.buffer.clear();
     }
-}
 
-impl Write for Writer {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+    fn take(&mut self, line: &[u8]) {
         self.buffer.extend_from_slice(line);
+        self.lines += 1;
         if self.buffer.len() >= WRITE_AT {
             self.write_out();
         }
-        Ok(line.len())
     }
 
-    /// Called whenever no further line waits.
-    fn flush(&mut self) -> io::Result<()> {
-        self.write_out();
-        Ok(())
+    fn write_out(&mut self) {
+        if self.lines == 0 {
+            return;
+        }
+        let wanted = self.state.reopen.swap(false, Ordering::AcqRel);
+        if let Err(error) = self.sink.follow(wanted) {
+            // Looked at again with the next lines.
+            self.state.reopen.store(true, Ordering::Release);
+            self.tell_failure(&error, "The lines' file cannot be opened again; lines go on to the old one");
+        }
+        let lines = std::mem::take(&mut self.lines);
+        match self.write_all() {
+            Ok(()) if std::mem::replace(&mut self.is_failing, false) => {
+                tracing::info!(lost = self.state.lost.load(Ordering::Relaxed), "Lines are written again");
+            }
+            Ok(()) => {}
+            Err((rest, error)) => {
+                let lost = self.buffer[rest..].iter().filter(|byte| **byte == b'\n').count() as u64;
+                self.state.lost.fetch_add(lost, Ordering::Relaxed);
+                self.tell_failure(&error, "Lines cannot be written and are lost");
+            }
+        }
+        self.state.waiting.fetch_sub(lines, Ordering::Relaxed);
+        self.buffer.clear();
+    }
+
+    /// On failure also where the rest begins that was not written.
+    fn write_all(&mut self) -> Result<(), (usize, io::Error)> {
+        if self.is_torn {
+            self.write_at(b"\n", 0).map_err(|(_, error)| (0, error))?;
+            self.is_torn = false;
+        }
+        let buffer = std::mem::take(&mut self.buffer);
+        let mut rest = 0;
+        let written = loop {
+            if rest == buffer.len() {
+                break Ok(());
+            }
+            match self.write_at(&buffer, rest) {
+                Ok(next) => rest = next,
+                Err(fault) => break Err(fault),
+            }
+        };
+        self.is_torn = rest > 0 && buffer[rest - 1] != b'\n';
+        self.buffer = buffer;
+        written
+    }
+
+    fn write_at(&mut self, bytes: &[u8], from: usize) -> Result<usize, (usize, io::Error)> {
+        match self.sink.write(&bytes[from..]) {
+            Ok(0) => Err((from, io::ErrorKind::WriteZero.into())),
+            Ok(written) => Ok(from + written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(from),
+            Err(error) => Err((from, error)),
+        }
+    }
+
+    /// Once until it is over: a full disk must not fill the log as well.
+    fn tell_failure(&mut self, error: &io::Error, what: &str) {
+        if !std::mem::replace(&mut self.is_failing, true) {
+            tracing::error!(%error, "{what}");
+        }
     }
 }
 
@@ -203,8 +305,17 @@ mod tests {
 
     use super::*;
 
-    fn written(path: &std::path::Path) -> String {
+    fn written(path: &Path) -> String {
         fs::read_to_string(path).unwrap()
+    }
+
+    fn writer(path: &Path) -> Writer {
+        Writer::new(Sink::open(Destination::File(path.to_owned())).unwrap(), Arc::default())
+    }
+
+    fn write(writer: &mut Writer, lines: &[&str]) {
+        lines.iter().for_each(|line| writer.take(line.as_bytes()));
+        writer.write_out();
     }
 
     #[test]
@@ -213,42 +324,69 @@ mod tests {
         let path = folder.path().join("usage.jsonl");
         for round in ["1\n", "2\n"] {
             let (lines, guard) = open(Destination::File(path.clone())).unwrap();
-            (0..3).for_each(|_| lines.write(round.as_bytes()));
+            (0..3).for_each(|_| lines.write(round.into()));
             drop(guard);
-            assert_eq!(lines.lost(), 0);
+            assert_eq!((lines.lost(), lines.state.waiting.load(Ordering::Relaxed)), (0, 0));
         }
         assert_eq!(written(&path), "1\n1\n1\n2\n2\n2\n");
     }
 
     #[test]
-    fn after_a_rotation_lines_go_to_the_new_file() {
+    fn after_a_rotation_lines_go_to_the_new_file_whether_or_not_somebody_says_so() {
         let folder = tempfile::tempdir().unwrap();
         let (path, moved) = (folder.path().join("log"), folder.path().join("log.1"));
-        let mut sink = Writer {
-            sink: Sink::open(Destination::File(path.clone())).unwrap(),
-            state: Arc::default(),
-            buffer: Vec::new(),
-            is_torn: false,
-            is_failing: false,
-        };
-        writeln!(sink, "old").unwrap();
-        sink.flush().unwrap();
+        let mut writer = writer(&path);
+        write(&mut writer, &["old\n"]);
         fs::rename(&path, &moved).unwrap();
-        writeln!(sink, "still old").unwrap();
-        sink.flush().unwrap();
-        sink.state.reopen.store(true, Ordering::Release);
-        writeln!(sink, "new").unwrap();
-        sink.flush().unwrap();
-        assert_eq!((written(&moved).as_str(), written(&path).as_str()), ("old\nstill old\n", "new\n"));
+        write(&mut writer, &["new\n"]);
+        assert_eq!((written(&moved).as_str(), written(&path).as_str()), ("old\n", "new\n"));
+        fs::remove_file(&path).unwrap();
+        writer.state.reopen.store(true, Ordering::Release);
+        write(&mut writer, &["newer\n"]);
+        assert_eq!(written(&path), "newer\n");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_again_is_tried_with_the_next_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let (logs, away) = (folder.path().join("logs"), folder.path().join("away"));
+        fs::create_dir(&logs).unwrap();
+        let mut writer = writer(&logs.join("log"));
+        fs::rename(&logs, &away).unwrap();
+        write(&mut writer, &["1\n"]);
+        assert_eq!(written(&away.join("log")), "1\n", "to the old one, rather than nowhere");
+        fs::create_dir(&logs).unwrap();
+        write(&mut writer, &["2\n"]);
+        assert_eq!(written(&logs.join("log")), "2\n");
     }
 
     #[cfg(target_os = "linux")]
     #[test]
     fn what_a_full_disk_refuses_is_counted_line_by_line() {
-        let (lines, guard) = open(Destination::File("/dev/full".into())).unwrap();
-        (0..5).for_each(|_| lines.write(b"x\n"));
-        drop(guard);
-        assert_eq!(lines.lost(), 5);
+        let mut writer = writer(Path::new("/dev/full"));
+        for lines in [&["a\n", "b\n"][..], &["c\n"]] {
+            write(&mut writer, lines);
+        }
+        assert_eq!(writer.state.lost.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn a_line_that_was_torn_ends_before_the_next_begins() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let mut writer = writer(&path);
+        fs::write(&path, "ha").unwrap();
+        writer.is_torn = true;
+        write(&mut writer, &["whole\n"]);
+        assert_eq!(written(&path), "ha\nwhole\n");
+    }
+
+    #[test]
+    fn a_queue_that_is_full_loses_lines_and_counts_them() {
+        let (queue, _orders) = sync_channel(1);
+        let lines = Lines { queue, state: Arc::default() };
+        (0..3).for_each(|_| lines.write(b"x\n".into()));
+        assert_eq!(lines.lost(), 2);
     }
 
     #[test]
