@@ -279,6 +279,36 @@ async fn a_stream_of_http2_that_is_not_read_ends_alone_and_is_recorded_as_stalle
     assert_fine(&connection.ask(Ask::chat()).await.unwrap());
 }
 
+/// C3: an answer that is all here is not delivered by being handed to the connection in one piece.
+#[tokio::test]
+async fn a_large_answer_over_http2_that_is_not_read_is_recorded_as_stalled_too() {
+    let mock = MockLlm::start().unwrap();
+    let worker = impatient(&mock).await;
+    let text = "x".repeat(900_000);
+    let whole = json!({ "choices": [{ "index": 0, "message": { "content": text }, "finish_reason": "stop" }],
+        "usage": { "prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12 } });
+    let stream = |text: &str| {
+        let token = json!({ "choices": [{ "index": 0, "delta": { "content": text } }] });
+        let last = json!({ "choices": [{ "index": 0, "delta": {}, "finish_reason": "stop" }] });
+        Script::raw([format!("data: {token}\n\ndata: {last}\n\ndata: [DONE]\n\n")])
+    };
+    let whole = Script::reply(200, [("content-type", "application/json")], whole.to_string());
+    // The last is one small piece, which finds no window.
+    let rows = [(1, Ask::chat(), whole, 7), (1, Ask::streamed_chat(), stream(&text), 1)];
+    let rows = rows.into_iter().chain([(0, Ask::streamed_chat(), stream("x"), 1)]);
+    for (number, (window, ask, script, generated)) in rows.enumerate() {
+        mock.next(script);
+        let mut connection = Connection::open_http2_narrow(worker.address(), window).await.unwrap();
+        let _unread = connection.send(ask).await.unwrap();
+        let records = worker.until_records(number + 1).await.unwrap();
+        assert_record(&records[number], json!({ "outcome": "client_stalled", "generated": generated }));
+        if window > 0 {
+            assert_record(&records[number], json!({ "delivered": 0 }));
+        }
+    }
+    nothing_is_active(&worker).await;
+}
+
 /// Item 72: a stream without credit stops alone, and its record tells what was pulled from what was sent.
 #[tokio::test]
 async fn a_stream_without_credit_is_recorded_with_what_its_client_got() {

@@ -1,13 +1,15 @@
-//! The body that hyper pulls: a whole one, or a reply whose errors become the last event of the stream.
+//! The body of an answer over HTTP: a whole one, or a reply whose errors become the last event of the stream.
 
 use std::{
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
+use ntonix_llm::{
+    sse::{Block, Keep, Splitter},
+    watch,
+};
 
 use super::{respond, stopping::Notice};
 use crate::{exchange::ReplyBody, refusal::Refusal};
@@ -45,23 +47,20 @@ impl EdgeBody {
     pub(crate) fn events(body: ReplyBody, id: Arc<str>, stopping: Notice) -> Self {
         Self::Events(Events { body, id, stopping, ended: false })
     }
-}
 
-impl Body for EdgeBody {
-    type Data = Bytes;
-    type Error = Refusal;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Refusal>>> {
-        match self.get_mut() {
+    /// The next bytes; an error cuts the connection.
+    pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Refusal>>> {
+        match self {
             Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Self::Events(events) => events.poll_next(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes)))),
-            // An error cuts the connection: a body that is not whole must never look whole.
-            Self::Bytes(body) => body.poll_next(cx).map(|item| item.map(|bytes| bytes.map(Frame::data))),
+            Self::Whole(bytes) => Poll::Ready(Some(Ok(std::mem::take(bytes)))),
+            Self::Events(events) => events.poll_next(cx).map(|bytes| bytes.map(Ok)),
+            // A body that is not whole must never look whole.
+            Self::Bytes(body) => body.poll_next(cx),
         }
     }
 
-    fn is_end_stream(&self) -> bool {
+    /// Will `poll_data` give nothing more? Known with the last bytes, so that the end can leave with them.
+    pub(crate) fn is_end(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.is_empty(),
             Self::Events(events) => events.ended || events.body.is_end(),
@@ -69,11 +68,43 @@ impl Body for EdgeBody {
         }
     }
 
-    fn size_hint(&self) -> SizeHint {
+    /// How many bytes are to come, when that is known.
+    pub(crate) fn size(&self) -> Option<u64> {
         match self {
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Events(_) => SizeHint::default(),
-            Self::Bytes(body) => body.size().map_or_else(SizeHint::default, SizeHint::with_exact),
+            Self::Whole(bytes) => Some(bytes.len() as u64),
+            Self::Events(_) => None,
+            Self::Bytes(body) => body.size(),
+        }
+    }
+
+    /// From now on the end of the bytes is not yet the end of the exchange: [`settle`](Self::settle) is.
+    pub(crate) fn settle_when_told(&mut self) {
+        if let Some(body) = self.reply() {
+            body.settle_when_told();
+        }
+    }
+
+    /// All that was pulled has left.
+    pub(crate) fn settle(&mut self) {
+        if let Some(body) = self.reply() {
+            body.settle();
+        }
+    }
+
+    /// Of `chunk`, which was pulled, only the bytes before `at` have left, and no more will.
+    pub(crate) fn cut_off(&mut self, chunk: &Bytes, at: usize) {
+        match self {
+            Self::Whole(_) => {}
+            Self::Events(events) => events.body.held_back(tokens_after(chunk, at)),
+            // Half of it is no answer.
+            Self::Bytes(body) => body.held_back(u64::MAX),
+        }
+    }
+
+    fn reply(&mut self) -> Option<&mut ReplyBody> {
+        match self {
+            Self::Whole(_) => None,
+            Self::Events(Events { body, .. }) | Self::Bytes(body) => Some(body),
         }
     }
 }
@@ -107,4 +138,24 @@ impl Events {
         self.ended = true;
         respond::event(refusal, &self.id)
     }
+}
+
+/// The tokens of the events that are not whole before `at`.
+fn tokens_after(events: &Bytes, at: usize) -> u64 {
+    tokens_of(events.clone()).saturating_sub(tokens_of(events.slice(..at)))
+}
+
+/// The tokens of the events that are whole in these bytes, as the relay counts them.
+fn tokens_of(events: Bytes) -> u64 {
+    let mut tokens = 0;
+    let mut count = |block: Block<'_>| {
+        let data = block.data();
+        if data.trim_ascii() != b"[DONE]" {
+            tokens += watch::tokens_in(&data);
+        }
+        Keep::Drop
+    };
+    // No event is too long: the relay has passed it on.
+    let _nothing = Splitter::new(usize::MAX).scan(events, &mut count);
+    tokens
 }

@@ -1,18 +1,12 @@
 //! Client sockets: accepts, does the TLS handshake, speaks HTTP/1.1 or HTTP/2, and lets go when the worker drains.
 
 pub(crate) mod guard;
+mod occupied;
 pub(crate) mod streams;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    convert::Infallible,
-    net::SocketAddr,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, task::Poll, time::Duration};
 
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::{body::Incoming, service::service_fn};
@@ -29,7 +23,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use self::{guard::Guarded, streams::Streams};
+use self::{guard::Guarded, occupied::Occupied, streams::Streams};
 use crate::{
     edge::{Edge, EdgeBody, Peer},
     metrics::Metrics,
@@ -165,7 +159,7 @@ where
                 let progress = streams::current();
                 // From here on it is the client that is waited for, until the body says otherwise.
                 progress.iter().for_each(|progress| progress.note(&Poll::Ready(())));
-                Ok::<_, Infallible>(response.map(|body| Occupied { body, progress, _busy: busy }))
+                Ok::<_, Infallible>(response.map(|body| Occupied::new(body, progress, busy)))
             }
         })
     };
@@ -232,41 +226,6 @@ fn builder(stall: Duration) -> auto::Builder<Streams> {
         .keep_alive_interval(Some(Duration::from_secs(20)))
         .keep_alive_timeout(Duration::from_secs(20));
     builder
-}
-
-pin_project_lite::pin_project! {
-    /// A body that keeps its connection busy until it ends, and says how far it has come.
-    struct Occupied<B> {
-        #[pin]
-        body: B,
-        progress: Option<Arc<streams::Progress>>,
-        _busy: guard::Busy,
-    }
-}
-
-impl<B: http_body::Body> http_body::Body for Occupied<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<B::Data>, B::Error>>> {
-        let this = self.project();
-        let polled = this.body.poll_frame(cx);
-        if let Some(progress) = this.progress {
-            progress.note(&polled);
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.body.size_hint()
-    }
 }
 
 /// Fewer connections than descriptors: each may need a second one for its backend, and some are ours.

@@ -71,6 +71,16 @@ impl Connection {
         Self::http2(connect(address).await?).await
     }
 
+    /// The same, with so many bytes of window for each stream until it is read.
+    ///
+    /// # Errors
+    /// When nobody listens there.
+    pub async fn open_http2_narrow(address: SocketAddr, window: u32) -> anyhow::Result<Self> {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.initial_stream_window_size(window);
+        Self::http2_as(builder, connect(address).await?).await
+    }
+
     /// Opens a TLS connection to the server `name`; it speaks what both sides agree on.
     ///
     /// # Errors
@@ -95,7 +105,14 @@ impl Connection {
     }
 
     async fn http2(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> anyhow::Result<Self> {
-        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await?;
+        Self::http2_as(http2::Builder::new(TokioExecutor::new()), io).await
+    }
+
+    async fn http2_as(
+        builder: http2::Builder<TokioExecutor>,
+        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> anyhow::Result<Self> {
+        let (sender, connection) = builder.handshake(TokioIo::new(io)).await?;
         tasks::spawn("test-client", async move { drop(connection.await) });
         Ok(Self { sender: Sender::Http2(sender), certificate: None })
     }
