@@ -83,6 +83,11 @@ impl Activity {
         self.stalled.load(Ordering::Relaxed)
     }
 
+    /// Its client has stopped reading; to be said before its answers are dropped, which ask why.
+    pub(crate) fn note_stall(&self) {
+        self.stalled.store(true, Ordering::Relaxed);
+    }
+
     fn is_idle(&self) -> bool {
         self.requests.load(Ordering::Relaxed) == 0
     }
@@ -150,8 +155,7 @@ impl<T> Guarded<T> {
 
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         ready!(self.writing.poll_over(cx, self.stall));
-        // Before the connection ends, which drops its answers: they ask why.
-        self.activity.stalled.store(true, Ordering::Relaxed);
+        self.activity.note_stall();
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client stopped reading")))
     }
 }
