@@ -43,7 +43,7 @@ pub struct TrafficArgs {
     #[arg(long, env = "NTONIX_USAGE_LOG", value_name = "FILE")]
     pub usage_log: Option<Destination>,
     /// How long a client may read nothing while there is something to read; then its stream ends
-    #[arg(long, env = "NTONIX_CLIENT_STALL", value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "NTONIX_CLIENT_STALL", value_name = "DURATION", default_value = "60s", value_parser = some_time)]
     pub client_stall: Duration,
 }
 
@@ -182,6 +182,14 @@ impl TrafficArgs {
         // Where the system does not spread connections over the threads' sockets, further threads would have nothing to do.
         let default = || if listen::SPREADS { cores() } else { 1 };
         self.threads.map_or_else(default, usize::from)
+    }
+}
+
+fn some_time(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if time.is_zero() => Err("nobody reads in no time at all; a minute is 60s".to_owned()),
+        Ok(time) => Ok(time),
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -36,7 +36,7 @@ pub(crate) struct UsageRecord<'a> {
     /// The operation.
     pub(crate) op: &'static str,
     /// Whether a stream was asked for.
-    pub(crate) stream: bool,
+    pub(crate) stream: Option<bool>,
     /// The model, as the client named it.
     pub(crate) model: Option<&'a str>,
     /// Who asked.

@@ -191,7 +191,7 @@ impl Observer {
     /// A prompt counts once the model has begun to answer; until then nobody can tell whether it was read.
     fn tokens(&self, tally: &Tally, outcome: &'static str) -> Tokens {
         let Tally { generated, delivered, usage, .. } = *tally;
-        let has_begun = generated > 0 || outcome == COMPLETED;
+        let has_begun = outcome != REFUSED_BY_BACKEND && (generated > 0 || tally.bytes > 0 || outcome == COMPLETED);
         let prompt =
             || self.asked.as_ref().filter(|_| has_begun).map_or(0, |asked| estimate::tokens(asked.prompt_bytes));
         Tokens {
@@ -223,7 +223,7 @@ impl Observer {
             transport = self.client.transport.as_label(),
             op = self.op.name(),
             model = self.asked.as_ref().map(|asked| &*asked.model),
-            stream = self.asked.as_ref().is_some_and(|asked| asked.stream),
+            stream = self.asked.as_ref().map(|asked| asked.stream),
             tenant = facts.tenant.as_deref().map(|tenant| &*tenant.name),
             key = facts.key.as_deref().map(|key| &*key.name),
             route.name = facts.route.as_deref().map(|route| &*route.name),
@@ -251,7 +251,7 @@ impl Observer {
             at: usage::now(),
             transport: self.client.transport.as_label(),
             op: self.op.name(),
-            stream: self.asked.as_ref().is_some_and(|asked| asked.stream),
+            stream: self.asked.as_ref().map(|asked| asked.stream),
             model: self.asked.as_ref().map(|asked| &*asked.model),
             tenant: facts.tenant.as_deref().map(|tenant| &*tenant.name),
             key: facts.key.as_deref().map(|key| &*key.name),

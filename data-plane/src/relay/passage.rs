@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use ntonix_llm::{Usage, reply};
+use ntonix_llm::{Usage, call::Op, estimate, reply};
 use tokio::time::Instant;
 
 use super::{
@@ -37,6 +37,8 @@ pub(crate) struct Passage {
     last: Vec<u8>,
     bytes: u64,
     usage: Option<Usage>,
+    /// What it holds was generated, and is not numbers.
+    is_text: bool,
     /// Watched when nothing but the end of its connection ends the body: a backend that dies ends it too.
     nesting: Option<Nesting>,
 }
@@ -61,6 +63,7 @@ impl Passage {
             last: Vec::with_capacity(2 * LAST),
             bytes: 0,
             usage: None,
+            is_text: exchange.call.op != Op::Embeddings,
             nesting,
         }
     }
@@ -93,8 +96,9 @@ impl Passage {
 
     /// What has passed so far.
     pub(crate) fn tally(&self) -> Tally {
-        // What such a body is cut off before its end holds no whole answer; what it holds is told by its end.
-        let tokens = self.usage.map_or(0, |usage| usage.completion_tokens);
+        let estimate =
+            || if self.is_text { estimate::tokens(usize::try_from(self.bytes).unwrap_or(usize::MAX)) } else { 0 };
+        let tokens = self.usage.map_or_else(estimate, |usage| usage.completion_tokens);
         Tally { generated: tokens, delivered: tokens, bytes: self.bytes, usage: self.usage, first_token: None }
     }
 

@@ -19,6 +19,8 @@ use super::snapshot::Snapshot;
 const MAGIC: &[u8; 8] = b"NTXGOOD\x01";
 const NEWEST: &str = "worker-last-good.bin";
 const BEFORE: &str = "worker-last-good.before.bin";
+/// Held by whoever writes.
+const LOCK: &str = "worker-last-good.lock";
 
 /// The files of one worker.
 #[derive(Clone, Debug)]
@@ -76,6 +78,9 @@ impl Keep {
     /// newest missing and the one before in place; a loss of power may keep the second rename without the first, which
     /// leaves the fresh one and an older one. The directory is synced last, so that whoever is told "kept" can rely on it.
     pub(crate) fn store(&self, snapshot: &Snapshot, taken: SystemTime) -> io::Result<()> {
+        // During a restart in place two processes keep what they run in the same directory.
+        let lock = File::create(self.directory.join(LOCK))?;
+        lock.lock()?;
         let (newest, before) = (self.directory.join(NEWEST), self.directory.join(BEFORE));
         let fresh = self.directory.join(format!("{NEWEST}.tmp"));
         let mut file = File::create(&fresh)?;

@@ -150,6 +150,7 @@ impl Sink {
         Ok(match destination {
             Destination::Stdout => Self::Stdout(io::stdout()),
             Destination::File(path) => {
+                refuse_pipe(&path)?;
                 let file = OpenOptions::new().append(true).create(true).open(&path)?;
                 Self::File(path, file)
             }
@@ -173,6 +174,33 @@ impl Sink {
                 stdout.flush().map(|()| written)
             }
             Self::File(_, file) => file.write(bytes),
+        }
+    }
+}
+
+/// Opening a pipe would wait for its reader, and stop the process from starting or from ending.
+#[cfg(unix)]
+fn refuse_pipe(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::FileTypeExt as _;
+
+    match std::fs::metadata(path) {
+        Ok(there) if there.file_type().is_fifo() => {
+            Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a named pipe; use - and a pipe of the shell"))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(not(unix))]
+fn refuse_pipe(_path: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+impl std::fmt::Display for Sink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Stdout(_) => f.write_str("standard output"),
+            Self::File(path, _) => path.display().fmt(f),
         }
     }
 }
@@ -294,7 +322,7 @@ impl Writer {
     /// Once until it is over: a full disk must not fill the log as well.
     fn tell_failure(&mut self, error: &io::Error, what: &str) {
         if !std::mem::replace(&mut self.is_failing, true) {
-            tracing::error!(%error, "{what}");
+            tracing::error!(file = %self.sink, %error, "{what}");
         }
     }
 }
@@ -387,6 +415,15 @@ mod tests {
         let lines = Lines { queue, state: Arc::default() };
         (0..3).for_each(|_| lines.write(b"x\n".into()));
         assert_eq!(lines.lost(), 2);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_named_pipe_is_refused_instead_of_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        assert_eq!(open(Destination::File(path)).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]
