@@ -72,9 +72,12 @@ async fn a_panic_ends_one_check_and_not_those_after_it() {
     let (changes, changed) = watch::channel(0);
     PANICS.set(true);
     let following = tasks::spawn("health", follow(cell, changed, metrics.clone()));
-    while backend.load.condition() == Condition::Healthy {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let ejected = timeout(Duration::from_secs(30), async {
+        while backend.load.condition() == Condition::Healthy {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    ejected.await.expect("the check after the panic");
     assert_eq!(metrics.panics.get(), 1);
     drop(changes);
     following.await.unwrap();
