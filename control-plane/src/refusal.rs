@@ -36,6 +36,12 @@ pub enum Refusal {
     /// A file owns the configuration.
     #[error("the file given with --config owns the configuration: change it there")]
     OwnedByFile,
+    /// A key that is to be revoked also stands in the configuration, and would go on to open the gateway.
+    #[error("the configuration has the same key under the name \"{name}\": take it out there first, then revoke")]
+    StillOpen {
+        /// What the configuration calls it.
+        name: String,
+    },
     /// The disk is full.
     #[error("the disk is full; nothing was written")]
     DiskFull,
@@ -79,7 +85,7 @@ impl From<Refusal> for Status {
             Refusal::NotFound(_) => Self::not_found(message),
             Refusal::NoLonger(_) => Self::out_of_range(message),
             Refusal::Taken(_) => Self::already_exists(message),
-            Refusal::OwnedByFile => Self::failed_precondition(message),
+            Refusal::OwnedByFile | Refusal::StillOpen { .. } => Self::failed_precondition(message),
             Refusal::DiskFull => Self::resource_exhausted(message),
             Refusal::Unavailable(_) => Self::unavailable(message),
         }
@@ -160,6 +166,7 @@ mod tests {
             (Refusal::NotFound(text()), Code::NotFound),
             (Refusal::NoLonger(text()), Code::OutOfRange),
             (Refusal::OwnedByFile, Code::FailedPrecondition),
+            (Refusal::StillOpen { name: text() }, Code::FailedPrecondition),
         ] {
             assert_eq!(Status::from(refusal).code(), code);
         }

@@ -1,11 +1,12 @@
 //! What a change must fulfil beyond what the configuration's own validator checks.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ntonix_config::{Config, Draft, Fault, Faults, validate};
 
 use crate::refusal::Refusal;
 use crate::snapshot::{Keys, Snapshot};
+use crate::store::ManagedKey;
 
 /// Characters of a message.
 const MESSAGE_MAX: usize = 1024;
@@ -50,7 +51,8 @@ pub(super) fn valid(draft: &Draft, keys: &Keys) -> Result<Config, Faults> {
     }
 }
 
-/// Managed keys live beside the revisions: none may lose its tenant, and no name may mean two keys.
+/// Managed keys live beside the revisions: none may lose its tenant, no name may mean two keys, and no key may have two
+/// names, for revoking one would leave the other open.
 fn beside_keys(draft: &Draft, keys: &Keys) -> Vec<Fault> {
     let tenants: HashSet<&str> = draft.tenants.iter().map(|tenant| tenant.name.as_str()).collect();
     let names: HashSet<&str> = keys.all.iter().map(|key| key.name.as_str()).collect();
@@ -69,5 +71,17 @@ fn beside_keys(draft: &Draft, keys: &Keys) -> Vec<Fault> {
         draft.keys.iter().enumerate().filter(|(_, key)| names.contains(key.name.as_str())).map(|(at, key)| {
             Fault::new(format!("keys[{at}].name"), format!("\"{}\" is the name of a managed key", key.name))
         });
-    lost.chain(repeated).collect()
+    lost.chain(repeated).chain(second_names(draft, keys)).collect()
+}
+
+/// A fault for each key of a draft that is a managed key, revoked or not, under whatever name.
+fn second_names(draft: &Draft, keys: &Keys) -> Vec<Fault> {
+    let managed: HashMap<&str, &ManagedKey> = keys.all.iter().map(|key| (key.digest.as_str(), key)).collect();
+    let found = draft.keys.iter().enumerate().filter_map(|(at, key)| Some((at, managed.get(key.digest.as_str())?)));
+    found
+        .map(|(at, known)| {
+            let state = if known.revoked.is_some() { ", which is revoked" } else { "" };
+            Fault::new(format!("keys[{at}].digest"), format!("is that of the managed key \"{}\"{state}", known.name))
+        })
+        .collect()
 }

@@ -70,7 +70,7 @@ impl Ledger {
     /// Revokes a key for good; one that is revoked already stays as it is.
     ///
     /// # Errors
-    /// [`Refusal::NotFound`], and what the store says.
+    /// [`Refusal::NotFound`], [`Refusal::StillOpen`] when the newest revision has the same key, and what the store says.
     pub async fn revoke_key(self: &Arc<Self>, name: String, author: String) -> Result<ManagedKey, Refusal> {
         self.in_turn(|ledger| async move { ledger.revoke_key_now(name, &author).await }).await
     }
@@ -81,6 +81,10 @@ impl Ledger {
         let Some((newest, key)) = found else {
             return Err(Refusal::NotFound(format!("there is no managed key \"{name}\"")));
         };
+        // No new revision may have it, but one that was written before may.
+        if let Some(other) = newest.content.draft.keys.iter().find(|other| other.digest == key.digest) {
+            return Err(Refusal::StillOpen { name: other.name.clone() });
+        }
         if key.revoked.is_some() {
             return Ok(key.clone());
         }

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use ntonix_proto::config::v1::{Backend, Pool, Tenant};
+use ntonix_proto::config::v1::{self, Backend, Pool, Tenant};
 
 use super::*;
 use crate::store::sqlite::Sqlite;
@@ -229,4 +229,61 @@ async fn a_bad_file_is_refused_with_every_fault_and_changes_nothing() {
     std::fs::remove_file(&path).unwrap();
     assert!(matches!(owner.apply().await, Err(file::FileFault::Read { .. })));
     assert_eq!(desk.ledger.content(0).await.unwrap().revision.number, 1);
+}
+
+/// Carol's key of the configuration and bob's, which the key service made, are one and the same. Only a store of an
+/// older version can hold that.
+async fn one_key_under_two_names(after: Option<Draft>) -> (Desk, Arc<Ledger>) {
+    let desk = desk(Duration::ZERO).await;
+    let digest = ntonix_config::KeyDigest::of(b"the same").to_string();
+    let (carol, tenant) = ("carol".to_owned(), "a".to_owned());
+    let mut draft = tenants(&["a"]);
+    draft.keys.push(v1::Key { name: carol, tenant: tenant.clone(), digest: digest.clone(), expires: None });
+    desk.ledger.change(apply(draft)).await.unwrap();
+    if let Some(after) = after {
+        desk.ledger.change(apply(after)).await.unwrap();
+    }
+    let (name, author, created) = ("bob".to_owned(), "alice".to_owned(), now());
+    let bob = ManagedKey { name, tenant, digest, created, author, expires: None, revoked: None };
+    desk.store.inner.add_key(bob).await.unwrap();
+    let ledger = Arc::new(Ledger::open(desk.store.clone(), Metrics::new()).await.unwrap());
+    (desk, ledger)
+}
+
+#[tokio::test]
+async fn no_configuration_gives_a_managed_key_a_second_name() {
+    let desk = desk(Duration::ZERO).await;
+    desk.ledger.change(apply(tenants(&["a"]))).await.unwrap();
+    let (key, _) = desk.ledger.create_key(new_key("bob", "a")).await.unwrap();
+    let mut draft = tenants(&["a"]);
+    let carol = v1::Key { name: "carol".to_owned(), tenant: "a".to_owned(), digest: key.digest, expires: None };
+    draft.keys.push(carol);
+    assert_eq!(paths(desk.ledger.change(apply(draft.clone())).await.unwrap_err()), ["keys[0].digest"]);
+    desk.ledger.revoke_key("bob".to_owned(), "alice".to_owned()).await.unwrap();
+    let refused = desk.ledger.change(apply(draft.clone())).await.unwrap_err();
+    let told = refused.to_string();
+    assert!(told.contains("\"bob\", which is revoked") && !told.contains("sha256"), "{told}");
+    assert_eq!(paths(refused), ["keys[0].digest"]);
+    assert_eq!(paths(desk.ledger.plan(&draft, None).unwrap_err()), ["keys[0].digest"]);
+}
+
+#[tokio::test]
+async fn a_rollback_does_not_bring_a_managed_key_back_under_another_name() {
+    let (_desk, ledger) = one_key_under_two_names(Some(tenants(&["a"]))).await;
+    ledger.revoke_key("bob".to_owned(), "alice".to_owned()).await.unwrap();
+    let rollback = Change { what: What::Rollback(1), ..apply(Draft::default()) };
+    assert_eq!(paths(ledger.change(rollback).await.unwrap_err()), ["keys[0].digest"]);
+}
+
+#[tokio::test]
+async fn a_revocation_that_would_leave_the_key_open_under_another_name_is_refused() {
+    let (_desk, ledger) = one_key_under_two_names(None).await;
+    let revoke = || ledger.revoke_key("bob".to_owned(), "alice".to_owned());
+    let refused = revoke().await.unwrap_err();
+    assert!(matches!(refused, Refusal::StillOpen { .. }) && refused.to_string().contains("\"carol\""), "{refused}");
+    assert!(ledger.managed_keys().unrevoked().any(|key| key.name == "bob"), "all or nothing");
+    ledger.change(apply(tenants(&["a"]))).await.unwrap();
+    assert!(revoke().await.unwrap().revoked.is_some());
+    let newest = ledger.publisher().newest().unwrap();
+    assert!(newest.entries.iter().all(|entry| !entry.name.contains("keys/")), "nothing opens any more");
 }
