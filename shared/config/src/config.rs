@@ -25,7 +25,6 @@ pub struct Config {
     pub secrets: Vec<Secret>,
     /// Admission, for each worker as a whole.
     pub limits: Limits,
-    pub(crate) warnings: Vec<Warning>,
 }
 
 /// Something that is allowed but probably not meant.
@@ -237,10 +236,10 @@ impl Config {
         self.tenants.is_empty() && self.keys.is_empty()
     }
 
-    /// What is allowed but probably not meant.
+    /// What is allowed but probably not meant. Looked for at each call: who only runs a configuration need not know.
     #[must_use]
-    pub fn warnings(&self) -> &[Warning] {
-        &self.warnings
+    pub fn warnings(&self) -> Vec<Warning> {
+        crate::validate::warnings_of(self)
     }
 
     /// Adds keys that the key service made. One that cannot open anything, because its tenant is gone or its digest is

@@ -79,22 +79,33 @@ impl Glob {
     /// Whether a model name is meant by it.
     #[must_use]
     pub fn matches(&self, model: &str) -> bool {
-        glob_matches(&self.0, model, |_| true)
+        glob_matches(&self.0, model, |_| true, || true)
     }
 
-    /// Whether it matches every name that `other` matches. Certain when it says so; a rare overlap goes unnoticed.
-    pub(crate) fn covers(&self, other: &Glob) -> bool {
+    /// Whether it matches every name that `other` matches. Certain when it says so; a rare overlap goes unnoticed, and
+    /// one for which there are not `steps` enough. It takes its steps, at least one, from those.
+    pub(crate) fn covers(&self, other: &Glob, steps: &mut u64) -> bool {
+        let step = || {
+            let left = steps.checked_sub(1);
+            *steps = left.unwrap_or(0);
+            left.is_some()
+        };
         // Read the other glob as a name: its "?" stands for any one character, its "*" for any number of them.
-        glob_matches(&self.0, &other.0, |c| c != '*')
+        glob_matches(&self.0, &other.0, |c| c != '*', step)
+    }
+
+    /// As it was written.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
     }
 }
 
 /// Matches without recursion: after a mismatch the last "*" takes one character more. `single` says which characters a
-/// "?" may stand for.
-fn glob_matches(glob: &str, text: &str, single: impl Fn(char) -> bool) -> bool {
+/// "?" may stand for, `step` whether one step more may be made.
+fn glob_matches(glob: &str, text: &str, single: impl Fn(char) -> bool, mut step: impl FnMut() -> bool) -> bool {
     let (mut glob, mut text) = (glob.chars(), text.chars());
     let mut retry = None;
-    loop {
+    while step() {
         let (mut rest, mut ahead) = (glob.clone(), text.clone());
         match (rest.next(), ahead.next()) {
             (None, None) => return true,
@@ -115,6 +126,7 @@ fn glob_matches(glob: &str, text: &str, single: impl Fn(char) -> bool) -> bool {
         }
         (glob, text) = (after_star.clone(), taken.clone());
     }
+    false
 }
 
 #[cfg(test)]
@@ -173,10 +185,10 @@ mod tests {
     fn a_glob_covers_a_narrower_one() {
         for (wide, narrow) in [("*", "llama-*"), ("llama-*", "llama-3-*"), ("a?c*", "abc*"), ("a*", "a?"), ("x*", "x*")]
         {
-            assert!(glob(wide).covers(&glob(narrow)), "{wide} covers {narrow}");
+            assert!(glob(wide).covers(&glob(narrow), &mut 100), "{wide} covers {narrow}");
         }
         for (one, other) in [("llama-3-*", "llama-*"), ("a?", "a*"), ("*-70b", "llama-*"), ("abc*", "a?c*")] {
-            assert!(!glob(one).covers(&glob(other)), "{one} does not cover {other}");
+            assert!(!glob(one).covers(&glob(other), &mut 100), "{one} does not cover {other}");
         }
     }
 }

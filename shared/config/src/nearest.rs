@@ -1,11 +1,19 @@
 //! The known name that is nearest to what was written.
 
-/// The one of `known` that `written` was probably meant to be: at most a third of it is different.
+/// Bytes of a name that is compared: no name of ours has more. The comparison costs the square of it.
+const LENGTH_MAX: usize = 64;
+
+/// The one of `known` that `written` was probably meant to be: at most a third of it is different. Of names with more
+/// than 64 bytes nothing is said.
 #[must_use]
 pub fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    if written.len() > LENGTH_MAX {
+        return None;
+    }
     let allowed = (written.chars().count() / 3).max(1);
     known
         .into_iter()
+        .filter(|name| name.len() <= LENGTH_MAX)
         .map(|name| (distance(written, name), name))
         .filter(|(distance, _)| *distance <= allowed)
         .min_by_key(|(distance, _)| *distance)
@@ -34,6 +42,13 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_too_long_is_not_compared() {
+        let long = "a".repeat(LENGTH_MAX + 1);
+        assert_eq!(nearest(&long, [long.as_str()]), None);
+        assert_eq!(nearest(&long[1..], [long.as_str(), &long[1..]]), Some(&long[1..]));
+    }
 
     #[test]
     fn what_is_too_far_away_is_not_suggested() {

@@ -11,6 +11,13 @@ use crate::{Fault, nearest, scalar};
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
 
+/// Names of our own have at most so many bytes.
+const NAME_MAX: usize = 63;
+/// Characters of a name that is repeated: no model has more.
+const SHOWN_MAX: usize = 256;
+/// Comparisons of names that all hints together may cost: each name that leads nowhere is compared with all there are.
+const COMPARED_MAX: usize = 20_000;
+
 /// Gathers what is wrong.
 #[derive(Debug, Default)]
 pub(super) struct Checker {
@@ -18,6 +25,8 @@ pub(super) struct Checker {
     pub(super) faults: Vec<Fault>,
     /// Names that lead nowhere.
     pub(super) dangling: Vec<Fault>,
+    /// Comparisons that went into hints.
+    compared: usize,
 }
 
 impl Checker {
@@ -35,20 +44,29 @@ impl Checker {
         let allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
         if name.is_empty() {
             self.fault(path, "is missing");
-        } else if name.len() > 63 || name.starts_with('-') || !name.bytes().all(allowed) {
+        } else if name.len() > NAME_MAX || name.starts_with('-') || !name.bytes().all(allowed) {
             self.fault(
                 path,
-                format!("must be 1 to 63 of a-z, 0-9 and \"-\", starting with a letter or digit, not {name:?}"),
+                format!("must be 1 to 63 of a-z, 0-9 and \"-\", starting with a letter or digit, not {}", quoted(name)),
             );
         }
     }
 
     /// What must be unique: notes a fault for each that was there before.
     pub(super) fn unique<'a>(&mut self, what: &str, named: impl IntoIterator<Item = (String, &'a str)>) {
+        self.repeated(named, |name| format!("the {what} {} is", quoted(name)));
+    }
+
+    /// As [`Checker::unique`], for what may be a secret: it is not repeated.
+    pub(super) fn unique_untold<'a>(&mut self, named: impl IntoIterator<Item = (String, &'a str)>) {
+        self.repeated(named, |_| "is".to_owned());
+    }
+
+    fn repeated<'a>(&mut self, named: impl IntoIterator<Item = (String, &'a str)>, subject: impl Fn(&str) -> String) {
         let mut first: HashMap<&str, String> = HashMap::new();
         for (path, name) in named.into_iter().filter(|(_, name)| !name.is_empty()) {
             match first.get(name) {
-                Some(before) => self.fault(path, format!("the {what} {name:?} is taken by {before}")),
+                Some(before) => self.fault(path, format!("{} taken by {before}", subject(name))),
                 None => _ = first.insert(name, path),
             }
         }
@@ -59,8 +77,10 @@ impl Checker {
         if name.is_empty() {
             self.fault(path, format!("must name a {kind}"));
         } else if !known.contains(name) {
-            let fault = Fault::new(path, format!("no {kind} is named {name:?}"));
-            self.dangling.push(fault.meaning(nearest(name, known.iter().copied())));
+            let fault = Fault::new(path, format!("no {kind} is named {}", quoted(name)));
+            self.compared = self.compared.saturating_add(known.len());
+            let meant = if self.compared <= COMPARED_MAX { nearest(name, known.iter().copied()) } else { None };
+            self.dangling.push(fault.meaning(meant));
         }
     }
 
@@ -97,6 +117,14 @@ impl Checker {
                 default
             }
         }
+    }
+}
+
+/// A name between quotation marks, cut when it is too long for one.
+fn quoted(name: &str) -> String {
+    match name.char_indices().nth(SHOWN_MAX) {
+        Some((end, _)) => format!("{:?}… ({} bytes)", &name[..end], name.len()),
+        None => format!("{name:?}"),
     }
 }
 

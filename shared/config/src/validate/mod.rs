@@ -6,6 +6,8 @@ mod routes;
 mod tenants;
 mod warnings;
 
+pub(crate) use warnings::of as warnings_of;
+
 use std::time::Duration;
 
 use ntonix_proto::config::v1;
@@ -22,15 +24,9 @@ use crate::{
 /// Every fault by its path: values out of their range, repeated names, names that lead nowhere.
 pub fn validate(draft: &Draft) -> Result<Config, Faults> {
     let mut checker = Checker::default();
-    let mut config = check(&mut checker, draft);
+    let config = check(&mut checker, draft);
     let faults = checker.faults.into_iter().chain(checker.dangling).collect();
-    match Faults::new(faults) {
-        Some(faults) => Err(faults),
-        None => {
-            config.warnings = warnings::of(&config);
-            Ok(config)
-        }
-    }
+    Faults::new(faults).map_or(Ok(config), Err)
 }
 
 /// The same faults in two lists: those of a value by itself, and those of names that lead nowhere.
@@ -49,7 +45,6 @@ fn check(checker: &mut Checker, draft: &Draft) -> Config {
         keys: checker.keys(draft),
         secrets: checker.secrets(draft),
         limits: checker.limits(draft.limits.as_ref()),
-        warnings: Vec::new(),
     }
 }
 

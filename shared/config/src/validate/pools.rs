@@ -137,7 +137,7 @@ impl Checker {
         self.name(format!("{at}.name"), &secret.name);
         let source = match secret.from.as_ref().and_then(|from| from.source.as_ref()) {
             Some(secret_source::Source::Env(name)) if name.is_empty() || name.contains(['=', '\0']) => {
-                Err(format!("must have the name of an environment variable in env, not {name:?}"))
+                Err(no_variable(name))
             }
             Some(secret_source::Source::File(file)) if file.is_empty() || file.contains('\0') => {
                 Err(format!("must have the path of a file in file, not {file:?}"))
@@ -147,5 +147,14 @@ impl Checker {
             None => Err("must have env or file".to_owned()),
         };
         Some(Secret { name: secret.name.clone(), source: self.kept(format!("{at}.from"), source)? })
+    }
+}
+
+/// What is said of `name`, which may be followed by its value.
+fn no_variable(name: &str) -> String {
+    let reason = "must have the name of an environment variable in env";
+    match name.split_once('=') {
+        Some((name, _)) => format!("{reason}, and not its value: {:?}", format!("{name}=…")),
+        None => format!("{reason}, not {name:?}"),
     }
 }

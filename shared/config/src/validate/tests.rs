@@ -181,7 +181,44 @@ fn a_bad_digest_is_refused_without_repeating_it() {
     let twice = format!(
         "tenants: [{{name: t}}]\nkeys: [{{name: k, tenant: t, digest: '{DIGEST}'}}, {{name: l, tenant: t, digest: '{DIGEST}'}}]"
     );
-    assert!(one(&twice).starts_with("keys[1].digest: the digest "));
+    assert_eq!(one(&twice), "keys[1].digest: is taken by keys[0].digest", "what was pasted is not repeated");
+}
+
+#[test]
+fn of_a_variable_with_its_value_only_the_name_is_repeated() {
+    let found = one("secrets: [{name: s, from: {env: 'OPENAI_KEY=sk-very-secret'}}]");
+    let said = "must have the name of an environment variable in env, and not its value: \"OPENAI_KEY=…\"";
+    assert_eq!(found, format!("secrets[0].from: {said}"));
+}
+
+#[test]
+fn a_name_without_end_is_neither_repeated_nor_compared() {
+    let (long, other) = ("b".repeat(100_000), "c".repeat(100_000));
+    let pool = format!("pools: [{{name: {long}, backends: [{{name: a, url: 'http://a'}}]}}]");
+    let found = faults(&format!("{pool}\nroutes: [{{model: a, targets: [{{pool: {other}}}]}}]"));
+    assert_eq!(found.len(), 2, "{found:.200?}");
+    assert!(found.iter().all(|fault| fault.len() < 500 && !fault.contains("did you mean")), "{found:.200?}");
+}
+
+#[test]
+fn of_many_names_that_lead_nowhere_the_first_get_a_hint_and_all_are_told() {
+    let pools: String =
+        (0..300).map(|n| format!("{{name: pool-{n}, backends: [{{name: a, url: 'http://a'}}]}}, ")).collect();
+    let routes: String = (0..300).map(|n| format!("{{model: m{n}, targets: [{{pool: pol-{n}}}]}}, ")).collect();
+    let found = faults(&format!("pools: [{pools}]\nroutes: [{routes}]"));
+    assert_eq!(found.len(), 300);
+    let hinted = found.iter().filter(|fault| fault.contains("did you mean")).count();
+    assert!((10..=200).contains(&hinted), "300 names of 300: {hinted} hints");
+}
+
+#[test]
+fn globs_that_are_too_many_to_compare_are_a_warning() {
+    let glob =
+        |n: usize| format!("{{model: '*{}b{n:05}?{}', targets: [{{pool: p}}]}}, ", "a".repeat(120), "a".repeat(120));
+    let text = with_pool(&format!("routes: [{}]", (0..500).map(glob).collect::<String>()));
+    let warnings = check(&text).unwrap().warnings();
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].reason.starts_with("nobody looked whether this route"), "{warnings:?}");
 }
 
 #[test]
