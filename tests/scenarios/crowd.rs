@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use ntonix_runtime::tasks;
-use ntonix_tests::client::{Ask, Connection};
+use ntonix_tests::client::{Answer, Ask, Connection, Transcript};
 use ntonix_tests::wait::eventually;
 use rustls::ClientConfig;
 use tokio::task::JoinHandle;
@@ -31,6 +31,12 @@ struct Seen {
     over: AtomicBool,
     answers: AtomicUsize,
     streams: AtomicUsize,
+}
+
+/// What a client asked for.
+enum Got {
+    Answer(Answer),
+    Stream(Transcript),
 }
 
 // === impl Crowd ===
@@ -69,23 +75,33 @@ impl Crowd {
 }
 
 async fn client(seen: Arc<Seen>, door: Door, index: usize) -> anyhow::Result<()> {
-    let mut kept = None;
+    let mut kept: Option<Connection> = None;
     while !seen.over.load(Ordering::Relaxed) {
         let mut connection = match kept.take() {
             Some(connection) => connection,
             None => open(&door, index).await?,
         };
-        if index % 4 < 2 {
-            let answer = connection.ask(Ask::chat()).await?;
-            anyhow::ensure!(answer.status() == 200, "{}", answer.text());
-            seen.answers.fetch_add(1, Ordering::Relaxed);
-            // A connection is kept unless the server has said that this was its last answer.
-            let is_last = answer.header("connection") == "close" || connection.is_closed();
-            kept = (!is_last).then_some(connection);
+        let asked = if index % 4 < 2 {
+            connection.ask(Ask::chat()).await.map(Got::Answer)
         } else {
-            let transcript = connection.transcript(Ask::streamed_chat()).await?;
-            anyhow::ensure!(transcript.is_done(), "{}", transcript.text());
-            seen.streams.fetch_add(1, Ordering::Relaxed);
+            connection.transcript(Ask::streamed_chat()).await.map(Got::Stream)
+        };
+        match asked {
+            Ok(Got::Answer(answer)) => {
+                anyhow::ensure!(answer.status() == 200, "{}", answer.text());
+                seen.answers.fetch_add(1, Ordering::Relaxed);
+                // A connection is kept unless the server has said that this was its last answer.
+                let is_last = answer.header("connection") == "close" || connection.is_closed();
+                kept = (!is_last).then_some(connection);
+            }
+            Ok(Got::Stream(transcript)) => {
+                anyhow::ensure!(transcript.is_done(), "{}", transcript.text());
+                seen.streams.fetch_add(1, Ordering::Relaxed);
+            }
+            // The server closed the connection, or said that it takes no more (a GOAWAY), before anything was sent: every
+            // client opens another one then.
+            Err(error) if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(())

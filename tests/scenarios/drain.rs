@@ -77,6 +77,35 @@ async fn an_idle_connection_that_asks_once_more_is_answered_and_told_that_it_was
 }
 
 #[tokio::test]
+async fn who_was_answered_while_the_drain_began_may_ask_once_more_on_that_connection() {
+    let stage = Stage::new().await;
+    let mut asked = Vec::new();
+    for _ in 0..20 {
+        let gate = Gate::new();
+        gate.open(1);
+        stage.mock.next(Script::gated(2, &gate));
+        let mut raw = RawConnection::open(stage.worker.address()).await.unwrap();
+        raw.send(Ask::streamed_chat().wire()).await.unwrap();
+        let head = raw.read_until("t0 ").await.unwrap();
+        assert!(!head.contains("connection: close"), "{head}");
+        asked.push((raw, gate));
+    }
+    stage.worker.drain(Duration::from_secs(20));
+    let mut answered = 0;
+    for (mut raw, gate) in asked {
+        gate.open_for_good();
+        raw.read_until("data: [DONE]\n\n\r\n0\r\n\r\n").await.unwrap();
+        // On a slow machine the second may be over in which idle connections are kept.
+        if raw.send(Ask::get(MODELS).wire()).await.is_ok() {
+            let answer = raw.read_to_end().await.unwrap();
+            assert!(answer.is_empty() || answer.contains("connection: close"), "{answer}");
+            answered += usize::from(!answer.is_empty());
+        }
+    }
+    assert!(answered > 0, "nobody was answered");
+}
+
+#[tokio::test]
 async fn a_second_sigterm_cuts_what_still_runs_and_says_so() {
     let mock = MockLlm::start().unwrap();
     mock.always(Script::gated(3, &Gate::new()));

@@ -16,7 +16,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::Notify,
-    time::{Instant, Sleep, sleep_until},
+    time::{Instant, Sleep, sleep_until, timeout},
 };
 
 /// How long the head of a request may take from its first byte.
@@ -28,7 +28,9 @@ const IDLE_AT_MOST: Duration = Duration::from_secs(75);
 #[derive(Debug, Default)]
 pub(crate) struct Activity {
     requests: AtomicUsize,
-    began: Notify,
+    /// A request begins or ends.
+    changed: Notify,
+    http2: AtomicBool,
     stalled: AtomicBool,
 }
 
@@ -66,15 +68,24 @@ impl Activity {
     /// A request begins.
     pub(crate) fn begin(self: &Arc<Self>) -> Busy {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        self.began.notify_waiters();
+        self.changed.notify_waiters();
         Busy(Arc::clone(self))
     }
 
-    /// Waits until a request is under way.
-    pub(super) async fn busy(&self) {
-        let began = self.began.notified();
-        if self.is_idle() {
-            began.await;
+    /// It speaks HTTP/2.
+    pub(super) fn speaks_http2(&self) {
+        self.http2.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until nothing was asked for `long`; over HTTP/2 not at all.
+    pub(super) async fn rested(&self, long: Duration) {
+        while !self.http2.load(Ordering::Relaxed) {
+            let changed = self.changed.notified();
+            if !self.is_idle() {
+                changed.await;
+            } else if timeout(long, changed).await.is_err() {
+                return;
+            }
         }
     }
 
@@ -96,6 +107,7 @@ impl Activity {
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.requests.fetch_sub(1, Ordering::Relaxed);
+        self.0.changed.notify_waiters();
     }
 }
 

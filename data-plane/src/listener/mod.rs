@@ -39,7 +39,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const HTTP2_STREAMS: u32 = 256;
 /// What one HTTP/2 stream buffers.
 const HTTP2_WINDOW: u32 = 64 * 1024;
-/// How long an idle connection is kept when the worker begins to drain. Closing it at once would fail the request that
+/// How long an idle connection of HTTP/1.1 is kept when the worker drains. Closing it at once would fail the request that
 /// its client is just sending; one that comes in this time is answered with `connection: close`.
 const LAST_REQUEST: Duration = Duration::from_secs(1);
 /// What a connection that is cut may still take to say so to its streams.
@@ -150,6 +150,9 @@ where
         service_fn(move |request: Request<Incoming>| {
             let busy = peer.activity.begin();
             let is_http1 = request.version() < Version::HTTP_2;
+            if !is_http1 {
+                peer.activity.speaks_http2();
+            }
             let (edge, peer) = (Arc::clone(&edge), Arc::clone(&peer));
             async move {
                 let mut response = Arc::clone(&edge).serve(peer, request).await;
@@ -170,12 +173,14 @@ where
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = drain.draining() => {
-            // A request may be on its way on a connection that is idle: it is served, as the last one.
+            // Over HTTP/1.1 each answer from now on says that it is the last one. Who was not told so yet, for its answer
+            // had begun before or it has none, may just be asking again.
             tokio::select! {
-                _ = timeout(LAST_REQUEST, peer.activity.busy()) => {}
+                () = peer.activity.rested(LAST_REQUEST) => {}
+                () = drain.stopping() => {}
                 ended = connection.as_mut() => return note_end(&peer, ended),
             }
-            // HTTP/1.1: no further request; HTTP/2: GOAWAY. What runs, runs on.
+            // HTTP/1.1: the end of an idle connection; HTTP/2: GOAWAY. What runs, runs on.
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 ended = connection.as_mut() => ended,

@@ -46,10 +46,21 @@ pub async fn serve(listener: TcpListener, state: Arc<State>, tls: Option<Arc<rus
     }
 }
 
+/// Lets the system take as much as it likes, as it does for other servers: what a script has written before a cut is on
+/// its way then. Our listeners ask for less.
+fn take_all(tcp: &TcpStream) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    // A connection that is gone already has nothing to take.
+    let _ = socket2::SockRef::from(tcp).set_tcp_notsent_lowat(u32::MAX);
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = tcp;
+}
+
 async fn serve_connection(tcp: TcpStream, state: Arc<State>, tls: Option<TlsAcceptor>) {
     let _connected = state.connected();
     // Without it a token would wait for the acknowledgement of the one before; a mock without it still works.
     let _ = tcp.set_nodelay(true);
+    take_all(&tcp);
     let sabotage = Arc::new(Sabotage::default());
     let socket = Socket::new(tcp, sabotage.clone());
     match tls {
