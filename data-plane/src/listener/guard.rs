@@ -1,4 +1,4 @@
-//! Watches a client's socket: one that says nothing, says it too slowly, or stops reading does not stay for ever.
+//! Watches what comes from a client: one that says nothing, or says it too slowly, does not stay for ever.
 //!
 //! hyper's own header timer also runs while a connection is idle between requests; the two are told apart here.
 
@@ -38,15 +38,12 @@ pub(crate) struct Activity {
 #[derive(Debug)]
 pub(crate) struct Busy(Arc<Activity>);
 
-/// A client's socket with its clocks.
+/// A client's socket with the clock of what it sends.
 #[derive(Debug)]
 pub(crate) struct Guarded<T> {
     inner: T,
     activity: Arc<Activity>,
-    /// How long a client may read nothing while there is something to read.
-    stall: Duration,
     reading: Clock,
-    writing: Clock,
     /// Did the request that is awaited begin to come?
     began: bool,
     /// Was there a request before?
@@ -133,17 +130,8 @@ impl Clock {
 
 impl<T> Guarded<T> {
     /// Watches `inner`. `activity` is told of requests by whoever serves them.
-    pub(crate) fn new(inner: T, activity: Arc<Activity>, stall: Duration) -> Self {
-        Self {
-            inner,
-            activity,
-            stall,
-            reading: Clock::default(),
-            writing: Clock::default(),
-            began: false,
-            served: false,
-            frames: false,
-        }
+    pub(crate) fn new(inner: T, activity: Arc<Activity>) -> Self {
+        Self { inner, activity, reading: Clock::default(), began: false, served: false, frames: false }
     }
 
     /// What may be waited for now, while nothing comes.
@@ -163,12 +151,6 @@ impl<T> Guarded<T> {
             self.reading.stop();
         }
         self.began = true;
-    }
-
-    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        ready!(self.writing.poll_over(cx, self.stall));
-        self.activity.note_stall();
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client stopped reading")))
     }
 }
 
@@ -199,14 +181,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        match Pin::new(&mut this.inner).poll_write(cx, buf) {
-            Poll::Pending => this.poll_stalled(cx),
-            written => {
-                this.writing.stop();
-                written
-            }
-        }
+        Pin::new(&mut self.get_mut().inner).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -214,14 +189,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        match Pin::new(&mut this.inner).poll_write_vectored(cx, bufs) {
-            Poll::Pending => this.poll_stalled(cx),
-            written => {
-                this.writing.stop();
-                written
-            }
-        }
+        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -229,15 +197,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        match Pin::new(&mut this.inner).poll_flush(cx) {
-            // TLS has taken the bytes already; that they do not leave shows only here.
-            Poll::Pending => this.poll_stalled(cx).map_ok(drop),
-            flushed => {
-                this.writing.stop();
-                flushed
-            }
-        }
+        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -251,12 +211,10 @@ mod tests {
 
     use super::*;
 
-    const STALL: Duration = Duration::from_secs(60);
-
     #[tokio::test(start_paused = true)]
     async fn a_client_that_sends_its_head_byte_by_byte_has_ten_seconds_in_all() {
         let (near, mut far) = duplex(64);
-        let mut guarded = Guarded::new(near, Arc::default(), STALL);
+        let mut guarded = Guarded::new(near, Arc::default());
         let start = Instant::now();
         let dripping = async {
             while far.write_all(b"G").await.is_ok() {
@@ -275,7 +233,7 @@ mod tests {
     async fn between_requests_a_connection_may_rest_longer() {
         let (near, mut far) = duplex(64);
         let activity = Arc::<Activity>::default();
-        let mut guarded = Guarded::new(near, Arc::clone(&activity), STALL);
+        let mut guarded = Guarded::new(near, Arc::clone(&activity));
         far.write_all(b"G").await.unwrap();
         let mut byte = [0];
         let busy = activity.begin();
@@ -290,31 +248,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_stops_reading_is_let_go() {
-        let (near, _far) = duplex(16);
-        let mut guarded = Guarded::new(near, Arc::default(), STALL);
-        let start = Instant::now();
-        let error = guarded.write_all(&[0; 64]).await.unwrap_err();
-        assert_eq!((error.kind(), start.elapsed()), (io::ErrorKind::TimedOut, STALL));
-        assert!(guarded.activity.has_stalled());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_client_that_stops_reading_is_let_go_also_with_its_last_bytes_in_a_buffer_of_tls() {
-        let (near, _far) = duplex(16);
-        // Takes all that it is given, as rustls does, and gets rid of it with the flush.
-        let mut guarded = Guarded::new(tokio::io::BufWriter::new(near), Arc::default(), STALL);
-        guarded.write_all(&[0; 64]).await.unwrap();
-        let start = Instant::now();
-        let flushed = tokio::time::timeout(2 * STALL, guarded.flush()).await;
-        let error = flushed.expect("it ends by itself").unwrap_err();
-        assert_eq!((error.kind(), start.elapsed()), (io::ErrorKind::TimedOut, STALL));
-    }
-
-    #[tokio::test(start_paused = true)]
     async fn answers_to_our_pings_do_not_keep_a_connection_without_requests() {
         let (near, mut far) = duplex(64);
-        let mut guarded = Guarded::new(near, Arc::default(), STALL);
+        let mut guarded = Guarded::new(near, Arc::default());
         far.write_all(b"PRI * HTTP/2.0").await.unwrap();
         let start = Instant::now();
         let acknowledging = async {

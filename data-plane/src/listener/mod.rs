@@ -2,6 +2,7 @@
 
 pub(crate) mod guard;
 mod occupied;
+mod outlet;
 pub(crate) mod streams;
 #[cfg(test)]
 mod tests;
@@ -23,7 +24,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use self::{guard::Guarded, occupied::Occupied, streams::Streams};
+use self::{guard::Guarded, occupied::Occupied, outlet::Outlet, streams::Streams};
 use crate::{
     edge::{Edge, EdgeBody, Peer},
     metrics::Metrics,
@@ -108,6 +109,7 @@ impl Listener {
             activity: Arc::default(),
             _tenure: Tenure::new(place, &edge),
         });
+        let stream = Outlet::new(stream, Arc::clone(&peer.activity), edge.stall);
         match &self.tls {
             None => drop(tasks::spawn("connection", serve(stream, peer, edge))),
             Some(tls) => {
@@ -144,7 +146,7 @@ async fn serve<T>(stream: T, peer: Arc<Peer>, edge: Arc<Edge>)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let io = TokioIo::new(Guarded::new(stream, Arc::clone(&peer.activity), edge.stall));
+    let io = TokioIo::new(Guarded::new(stream, Arc::clone(&peer.activity)));
     let service = {
         let (edge, peer) = (Arc::clone(&edge), Arc::clone(&peer));
         service_fn(move |request: Request<Incoming>| {

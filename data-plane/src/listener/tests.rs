@@ -62,7 +62,7 @@ async fn connect() -> DuplexStream {
     tasks::spawn("connection", async move {
         // Without it the worker would drain.
         let _trigger = trigger;
-        serve(near, peer, edge).await;
+        serve(Outlet::new(near, Arc::clone(&peer.activity), edge.stall), peer, edge).await;
     });
     far
 }
