@@ -1,5 +1,6 @@
 //! The sockets of both gRPC listeners: accepted, bounded, shaken hands with, and named by their certificate.
 
+use std::future::Future as _;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -13,7 +14,7 @@ use ntonix_runtime::tls::{ServerTls, peer_name};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,6 +22,10 @@ use tonic::transport::server::Connected;
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may take to say its first words, after the handshake if there is one.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes that are those words: the preface of HTTP/2, which is shorter than any request of HTTP/1.1.
+const GREETING: usize = 24;
 /// Connections that are accepted but not served yet.
 const WAITING_MAX: usize = 16;
 /// Pause after a failed accept, so that a lack of descriptors does not spin.
@@ -47,7 +52,15 @@ impl Peer {
 pub struct Connection {
     stream: Stream,
     peer: Peer,
+    greeting: Option<Greeting>,
     _place: OwnedSemaphorePermit,
+}
+
+/// The first words of a connection, until they have come: a socket that says nothing holds a place that others need.
+#[derive(Debug)]
+struct Greeting {
+    missing: usize,
+    until: Pin<Box<Sleep>>,
 }
 
 #[derive(Debug)]
@@ -121,7 +134,12 @@ async fn greet(
     let _ = socket.set_nodelay(true);
     let Some(tls) = tls else {
         let peer = Peer { name: None, address };
-        return Some(Connection { stream: Stream::Plain(socket), peer, _place: place });
+        return Some(Connection {
+            stream: Stream::Plain(socket),
+            peer,
+            greeting: Some(Greeting::new()),
+            _place: place,
+        });
     };
     let shaken = timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(tls.config()).accept(socket)).await;
     let stream = match shaken {
@@ -137,8 +155,19 @@ async fn greet(
     };
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let name = certificate.map(|leaf| peer_name(leaf).unwrap_or_else(|| "unnamed certificate".to_owned()));
-    Some(Connection { stream: Stream::Tls(Box::new(stream)), peer: Peer { name, address }, _place: place })
+    let (stream, peer) = (Stream::Tls(Box::new(stream)), Peer { name, address });
+    Some(Connection { stream, peer, greeting: Some(Greeting::new()), _place: place })
 }
+
+// === impl Greeting ===
+
+impl Greeting {
+    fn new() -> Self {
+        Self { missing: GREETING, until: Box::pin(sleep(GREETING_TIMEOUT)) }
+    }
+}
+
+// === impl Connection ===
 
 impl Connected for Connection {
     type ConnectInfo = Peer;
@@ -150,9 +179,24 @@ impl Connected for Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
+        let before = buf.filled().len();
+        let read = match &mut self.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        };
+        let Some(greeting) = &mut self.greeting else { return read };
+        match read {
+            Poll::Pending if greeting.until.as_mut().poll(cx).is_ready() => {
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "nothing was asked")))
+            }
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(outcome) => {
+                greeting.missing = greeting.missing.saturating_sub(buf.filled().len() - before);
+                if greeting.missing == 0 {
+                    self.greeting = None;
+                }
+                Poll::Ready(outcome)
+            }
         }
     }
 }
