@@ -8,6 +8,8 @@ use ntonix_proto::admin::v1::{Worker, WorkerFault, WorkerState};
 use ntonix_proto::sync::v1::{Fault, Hello, SnapshotId};
 use tokio::sync::{Notify, watch};
 
+use super::bounds;
+
 /// Workers without a stream that are remembered; names may be made up anew by each process.
 const GONE_MAX: usize = 1000;
 
@@ -74,6 +76,7 @@ impl Fleet {
 
     /// Seats a worker under `name`. A stream that had the name before is told that it was replaced.
     pub fn enter(self: &Arc<Self>, name: String, hello: Hello) -> Seat {
+        let hello = bounds::hello(hello);
         let now = SystemTime::now();
         let mut members = self.members();
         members.last_seat += 1;
@@ -143,13 +146,11 @@ impl Members {
     /// Keeps the memory of workers that are gone within bounds.
     fn forget_some(&mut self) {
         let gone = |member: &Member| member.link != Link::Connected;
-        if self.by_name.values().filter(|member| gone(member)).count() <= GONE_MAX {
-            return;
-        }
-        let oldest = self.by_name.iter().filter(|(_, member)| gone(member)).min_by_key(|(_, member)| member.last_heard);
-        if let Some(name) = oldest.map(|(name, _)| name.clone()) {
-            self.by_name.remove(&name);
-        }
+        let mut all: Vec<_> = self.by_name.iter().filter(|(_, member)| gone(member)).collect();
+        let Some(surplus) = all.len().checked_sub(GONE_MAX).filter(|surplus| *surplus > 0) else { return };
+        all.sort_by_key(|(_, member)| (member.last_heard, member.seat));
+        let oldest: Vec<String> = all.into_iter().take(surplus).map(|(name, _)| name.clone()).collect();
+        oldest.iter().for_each(|name| _ = self.by_name.remove(name));
     }
 }
 
@@ -201,6 +202,7 @@ impl Seat {
 
     /// The worker runs a snapshot; `took`: from its publication to the answer, when it was sent to it.
     pub fn runs(&self, id: Option<SnapshotId>, degraded: Vec<Fault>, took: Option<Duration>) {
+        let (id, degraded) = (bounds::id(id), bounds::faults(degraded));
         self.update(|member| {
             member.running = id;
             member.running_since = SystemTime::now();
@@ -213,6 +215,7 @@ impl Seat {
 
     /// The worker refused a snapshot.
     pub fn refuses(&self, id: SnapshotId, faults: Vec<Fault>) {
+        let faults = bounds::faults(faults);
         self.update(|member| {
             member.refused = Some(id);
             member.faults = faults;
@@ -257,6 +260,11 @@ impl Drop for Seat {
             }
             ends
         });
+        let mut members = self.fleet.members();
+        // Most fleets are small: nothing is counted for them.
+        if members.by_name.len() > GONE_MAX {
+            members.forget_some();
+        }
     }
 }
 
@@ -348,5 +356,16 @@ mod tests {
         let workers = fleet.list(None);
         assert!(workers.len() <= GONE_MAX + 1);
         assert!(fleet.find("w0", None).is_none());
+    }
+
+    #[test]
+    fn a_fleet_that_leaves_at_once_is_forgotten_down_to_the_bound() {
+        let fleet = Fleet::new();
+        let seats: Vec<_> = (0..2 * GONE_MAX).map(|n| fleet.enter(format!("w{n}"), hello("i", None))).collect();
+        assert_eq!(fleet.list(None).len(), 2 * GONE_MAX, "those that are there are never forgotten");
+        drop(seats);
+        assert_eq!(fleet.list(None).len(), GONE_MAX);
+        let last = format!("w{}", 2 * GONE_MAX - 1);
+        assert!(fleet.find(&last, None).is_some() && fleet.find("w0", None).is_none(), "the oldest go first");
     }
 }

@@ -1,5 +1,6 @@
 //! The push: one session for each worker, at most one transition unanswered, a newer one replaces what waits.
 
+mod bounds;
 mod codec;
 pub mod fleet;
 pub mod session;
@@ -14,7 +15,7 @@ use ntonix_runtime::tasks;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 pub use codec::SyncServer;
 
@@ -30,6 +31,8 @@ use session::{Action, Ending, News, Session};
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// Frames between a session and its socket: enough to keep the socket busy, few enough to hold little for a slow worker.
 const FRAMES_MAX: usize = 4;
+/// Faults of a refusal that get a line in the log.
+const FAULTS_TOLD: usize = 20;
 /// Bytes of a worker's name.
 const NAME_MAX: usize = 253;
 
@@ -147,6 +150,15 @@ fn name_of(hello: &Hello, certified: Option<String>) -> Result<String, Status> {
     Ok(name)
 }
 
+/// A connection that broke is a worker that is gone. One whose frame is too large or no message is still there, and is
+/// told: it would send the same again.
+fn gone_or_unreadable(status: Status) -> Result<(), Status> {
+    match status.code() {
+        Code::OutOfRange | Code::ResourceExhausted | Code::Internal | Code::InvalidArgument => Err(status),
+        _ => Ok(()),
+    }
+}
+
 // === impl Conversation ===
 
 impl Conversation {
@@ -159,18 +171,20 @@ impl Conversation {
             while let Some(action) = self.session.next_action(Instant::now()) {
                 self.act(action).await?;
             }
-            // All of them are cancel-safe: what loses is met in the next round.
+            // All of them are cancel-safe: what loses is met in the next round. Ends come first, and frames before the
+            // clock: a heartbeat that has waited here while a large frame was sent is a sign of life.
             let event = tokio::select! {
-                frame = self.requests.message() => Event::Frame(frame),
-                _ = newest.changed() => Event::Target,
-                () = sleep_until(self.session.wake_at()) => Event::Time,
-                () = self.seat.replaced() => Event::Replaced,
+                biased;
                 () = self.push.drain.draining() => Event::Drain,
+                () = self.seat.replaced() => Event::Replaced,
+                frame = self.requests.message() => Event::Frame(frame),
+                () = sleep_until(self.session.wake_at()) => Event::Time,
+                _ = newest.changed() => Event::Target,
             };
             match event {
                 Event::Frame(Ok(Some(request))) => self.receive(request)?,
-                // Whether it said goodbye or its connection broke: it is gone.
-                Event::Frame(Ok(None) | Err(_)) => return Ok(()),
+                Event::Frame(Ok(None)) => return Ok(()),
+                Event::Frame(Err(status)) => return gone_or_unreadable(status),
                 Event::Target => self.session.retarget(newest.borrow_and_update().clone()),
                 Event::Time => self.session.tick(Instant::now()).map_err(|ending| self.ended(&ending))?,
                 Event::Replaced => return Err(Status::aborted("another stream has taken this worker's name")),
@@ -194,7 +208,7 @@ impl Conversation {
             News::Took { id, degraded, published } => self.seat.runs(Some(id), degraded, Some(published.elapsed())),
             News::Refused(id, faults) => {
                 self.push.metrics.nacks.inc();
-                for fault in &faults {
+                for fault in faults.iter().take(FAULTS_TOLD) {
                     tracing::warn!(config.revision = id.revision, path = fault.path, fault.reason, "Worker refuses");
                 }
                 self.seat.refuses(id, faults);

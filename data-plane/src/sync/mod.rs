@@ -50,6 +50,9 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 const MISSED_HEARTBEATS: u32 = 3;
 /// How long the welcome may take.
 const WELCOME_WITHIN: Duration = Duration::from_secs(10);
+/// Faults of a refusal that are sent, and their bytes: the control plane takes frames of 1 MiB.
+const FAULTS_MOST: usize = 1_000;
+const FAULT_BYTES_MOST: usize = 256 * 1024;
 /// The largest frame that is taken: one resource, or a chunk.
 const FRAME_MOST: usize = 64 * 1024 * 1024;
 
@@ -187,13 +190,15 @@ impl Follower {
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             // `message` can be dropped between frames without losing one; the other two are clocks.
+            // A frame that has come before the clock that misses it: taking a large snapshot takes its time.
             let response = tokio::select! {
-                message = inbox.message() => message.map_err(Box::new)?.ok_or(Ended::Closed)?,
+                biased;
                 _ = beats.tick() => {
                     let snapshot = session.running().map(|running| running.id.clone());
                     send(outbox, Frame::Heartbeat(Heartbeat { snapshot }))?;
                     continue;
                 }
+                message = inbox.message() => message.map_err(Box::new)?.ok_or(Ended::Closed)?,
                 () = sleep_until(heard + patience) => return Err(Ended::Silent(patience)),
             };
             heard = Instant::now();
@@ -213,7 +218,7 @@ impl Follower {
             Err(faults) => {
                 self.metrics.refused_revisions.inc();
                 tracing::warn!(config.revision = id.revision, %faults, "Revision refused, the one before runs on");
-                let faults = faults.into_iter().map(to_wire).collect();
+                let faults = told(faults);
                 Frame::Nack(Nack { snapshot: Some(id), faults })
             }
             Ok(live) => {
@@ -263,10 +268,64 @@ fn send(outbox: &mpsc::Sender<SyncRequest>, frame: Frame) -> Result<(), Ended> {
     outbox.try_send(SyncRequest { frame: Some(frame) }).map_err(|_| Ended::Stuck)
 }
 
+/// The faults as they are sent: the first ones, as many as fit, and how many more there are.
+fn told(faults: Faults) -> Vec<wire::Fault> {
+    let (mut told, mut bytes, all) = (Vec::new(), 0, faults.len());
+    for fault in faults.into_iter().map(to_wire) {
+        bytes += fault.path.len() + fault.reason.len();
+        if told.len() == FAULTS_MOST || bytes > FAULT_BYTES_MOST {
+            break;
+        }
+        told.push(fault);
+    }
+    if told.len() < all {
+        told.push(wire::Fault { path: String::new(), reason: format!("and {} more", all - told.len()) });
+    }
+    told
+}
+
 fn to_wire(fault: Fault) -> wire::Fault {
     let reason = match fault.hint {
         Some(hint) => format!("{}; {hint}", fault.reason),
         None => fault.reason,
     };
-    wire::Fault { path: fault.path, reason }
+    wire::Fault { path: shortened(fault.path), reason: shortened(reason) }
+}
+
+/// A fault may repeat a text of the configuration that has no end.
+fn shortened(mut text: String) -> String {
+    const MOST: usize = 2048;
+    if text.len() > MOST {
+        text.truncate(text.floor_char_boundary(MOST));
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_fits_into_a_frame_that_the_control_plane_takes() {
+        for (count, bytes) in [(1, 5_000_000), (100_000, 0), (100_000, 100), (1_000, 100_000)] {
+            let faults = (0..count).map(|n| Fault::new(format!("routes[{n}]"), "ü".repeat(bytes / 2))).collect();
+            let told = told(Faults::new(faults).unwrap());
+            assert!(Nack { snapshot: None, faults: told.clone() }.encoded_len() < 512 * 1024);
+            if count > 1 {
+                assert_eq!(told.last().unwrap().reason, format!("and {} more", count - (told.len() - 1)));
+            }
+            assert!(told.len() >= count.min(100), "{count} faults of {bytes} bytes: {} are told", told.len());
+        }
+    }
+
+    #[test]
+    fn a_few_faults_are_told_whole() {
+        let faults = Faults::new(vec![Fault::new("a", "wrong").meaning(Some("b")), Fault::new("c", "bad")]).unwrap();
+        let told: Vec<_> = told(faults).into_iter().map(|fault| (fault.path, fault.reason)).collect();
+        let said = [("a", "wrong; did you mean \"b\"?"), ("c", "bad")];
+        assert_eq!(told, said.map(|(path, reason)| (path.to_owned(), reason.to_owned())));
+    }
 }

@@ -3,6 +3,7 @@
 mod config;
 mod file;
 mod keys;
+mod strangers;
 mod tls;
 mod workers;
 

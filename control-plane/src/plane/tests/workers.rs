@@ -19,7 +19,7 @@ use super::*;
 use crate::snapshot::delta::tests::apply as apply_frames;
 
 /// A worker that says what the test says.
-struct Script {
+pub(super) struct Script {
     out: mpsc::Sender<SyncRequest>,
     frames: Streaming<SyncResponse>,
     entries: Vec<(String, Bytes)>,
@@ -27,7 +27,7 @@ struct Script {
 }
 
 impl Script {
-    async fn connect(running: &Running) -> Self {
+    pub(super) async fn connect(running: &Running) -> Self {
         let (out, requests) = mpsc::channel(8);
         let address = format!("http://{}", running.plane.addresses().sync);
         let mut client = SyncServiceClient::connect(address).await.unwrap();
@@ -35,7 +35,7 @@ impl Script {
         Self { out, frames, entries: Vec::new(), running: None }
     }
 
-    async fn hello(&mut self, name: &str, instance: &str) -> Welcome {
+    pub(super) async fn hello(&mut self, name: &str, instance: &str) -> Welcome {
         let hello = Hello {
             name: name.to_owned(),
             instance: instance.to_owned(),
@@ -49,16 +49,16 @@ impl Script {
         }
     }
 
-    async fn say(&self, frame: sync_request::Frame) {
+    pub(super) async fn say(&self, frame: sync_request::Frame) {
         self.out.send(SyncRequest { frame: Some(frame) }).await.unwrap();
     }
 
-    async fn hear(&mut self) -> Frame {
+    pub(super) async fn hear(&mut self) -> Frame {
         tokio::time::timeout(PATIENCE, self.frames.message()).await.unwrap().unwrap().unwrap().frame.unwrap()
     }
 
     /// How the stream ended.
-    async fn end(&mut self) -> Code {
+    pub(super) async fn end(&mut self) -> Code {
         loop {
             match tokio::time::timeout(PATIENCE, self.frames.message()).await.unwrap() {
                 Ok(Some(_)) => {}
@@ -69,7 +69,7 @@ impl Script {
     }
 
     /// Takes the next transition in and returns where it leads and how many chunks it had.
-    async fn transition(&mut self) -> (SnapshotId, usize) {
+    pub(super) async fn transition(&mut self) -> (SnapshotId, usize) {
         let mut frames = Vec::new();
         loop {
             let frame = self.hear().await;
@@ -107,7 +107,7 @@ impl Script {
 }
 
 /// Waits until the worker service shows the worker in this state.
-async fn shown(running: &Running, name: &str, state: WorkerState) -> Worker {
+pub(super) async fn shown(running: &Running, name: &str, state: WorkerState) -> Worker {
     let mut stream = running.workers().watch(WorkerServiceWatchRequest {}).await.unwrap().into_inner();
     let find = async {
         loop {
