@@ -31,6 +31,8 @@ pub(crate) struct Activity {
     /// A request begins or ends.
     changed: Notify,
     http2: AtomicBool,
+    /// Something waits to leave, and the client's socket takes nothing.
+    blocked: AtomicBool,
     stalled: AtomicBool,
 }
 
@@ -91,8 +93,17 @@ impl Activity {
         self.stalled.load(Ordering::Relaxed)
     }
 
+    /// Does something wait to leave that the client's socket does not take?
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_blocked(&self, blocked: bool) {
+        self.blocked.store(blocked, Ordering::Relaxed);
+    }
+
     /// Its client has stopped reading; to be said before its answers are dropped, which ask why.
-    pub(crate) fn note_stall(&self) {
+    pub(super) fn note_stall(&self) {
         self.stalled.store(true, Ordering::Relaxed);
     }
 
@@ -111,8 +122,9 @@ impl Drop for Busy {
 // === impl Clock ===
 
 impl Clock {
-    pub(super) fn stop(&mut self) {
-        self.until = None;
+    /// What was waited for has come; says whether it was waited for.
+    pub(super) fn stop(&mut self) -> bool {
+        self.until.take().is_some()
     }
 
     /// Is the time of what is waited for over? It begins with the first call.

@@ -3,6 +3,7 @@
 pub(crate) mod guard;
 mod occupied;
 mod outlet;
+mod patience;
 pub(crate) mod streams;
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,13 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use self::{guard::Guarded, occupied::Occupied, outlet::Outlet, streams::Streams};
+use self::{
+    guard::{Activity, Guarded},
+    occupied::Occupied,
+    outlet::Outlet,
+    patience::{PONG_WITHIN, Patience},
+    streams::Streams,
+};
 use crate::{
     edge::{Edge, EdgeBody, Peer},
     metrics::Metrics,
@@ -168,7 +175,7 @@ where
             }
         })
     };
-    let builder = builder(edge.stall);
+    let builder = builder(&peer.activity, edge.stall);
     let connection = builder.serve_connection_with_upgrades(io, service);
     tokio::pin!(connection);
     let drain = edge.drain.clone();
@@ -213,7 +220,7 @@ fn note_end(peer: &Peer, ended: Result<(), Box<dyn std::error::Error + Send + Sy
     }
 }
 
-fn builder(stall: Duration) -> auto::Builder<Streams> {
+fn builder(activity: &Arc<Activity>, stall: Duration) -> auto::Builder<Streams> {
     let mut builder = auto::Builder::new(Streams { stall });
     builder
         .http1()
@@ -224,14 +231,14 @@ fn builder(stall: Duration) -> auto::Builder<Streams> {
         .pipeline_flush(false);
     builder
         .http2()
-        .timer(TokioTimer::new())
+        .timer(Patience(Arc::clone(activity)))
         .max_concurrent_streams(HTTP2_STREAMS)
         .initial_stream_window_size(HTTP2_WINDOW)
         .initial_connection_window_size(16 * HTTP2_WINDOW)
         .max_send_buf_size(HTTP2_WINDOW as usize)
         .max_header_list_size(HEAD_MOST as u32)
         .keep_alive_interval(Some(Duration::from_secs(20)))
-        .keep_alive_timeout(Duration::from_secs(20));
+        .keep_alive_timeout(PONG_WITHIN);
     builder
 }
 

@@ -39,9 +39,12 @@ impl<T: AsyncWrite + Unpin> Outlet<T> {
     ) -> Poll<io::Result<R>> {
         let written = write(Pin::new(&mut self.inner), cx);
         if written.is_ready() {
-            self.clock.stop();
+            if self.clock.stop() {
+                self.activity.set_blocked(false);
+            }
             return written;
         }
+        self.activity.set_blocked(true);
         ready!(self.clock.poll_over(cx, self.stall));
         self.activity.note_stall();
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client stopped reading")))

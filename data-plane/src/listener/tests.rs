@@ -8,6 +8,7 @@ use http::{HeaderMap, StatusCode};
 use ntonix_runtime::drain;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
+    sync::mpsc,
     time::Instant,
 };
 use tower::{service_fn as tower_service, util::BoxCloneSyncService};
@@ -15,7 +16,7 @@ use tower::{service_fn as tower_service, util::BoxCloneSyncService};
 use super::*;
 use crate::{
     edge::Origins,
-    exchange::{Exchange, Reply},
+    exchange::{Client, Exchange, Reply},
     live::{Cell, Origin, OriginSource},
     refusal::Refusal,
     usage::{Books, UsageLog},
@@ -26,32 +27,52 @@ const PIPE: usize = 64 * 1024;
 const STALL: Duration = Duration::from_secs(45);
 const SECOND: Duration = Duration::from_secs(1);
 
-fn edge(drain: drain::Drain) -> Arc<Edge> {
+/// What the stack answers.
+type Answer = Arc<dyn Fn(&Exchange) -> Reply + Send + Sync>;
+
+fn little(_: &Exchange) -> Reply {
+    Reply::full(StatusCode::OK, HeaderMap::new(), Bytes::from_static(b"{}"))
+}
+
+/// More than the system and the gateway take of it.
+fn large(_: &Exchange) -> Reply {
+    let bytes = format!("\"{}\"", "x".repeat(16 * PIPE));
+    Reply::full(StatusCode::OK, HeaderMap::new(), bytes.into())
+}
+
+fn edge(drain: drain::Drain, stall: Duration, answer: Answer) -> Arc<Edge> {
     let metrics = Metrics::new();
     let cell = Arc::new(Cell::new(metrics.clone(), 1));
     let source = ntonix_config::Source::read("{}", Path::new("/")).unwrap();
     let config = ntonix_config::validate(&source.draft).unwrap();
     let origin = Origin { snapshot: None, source: OriginSource::File, taken: SystemTime::now() };
     cell.swap(cell.prepare(&config, origin).unwrap());
-    let answer = |_: Exchange| -> BoxFuture<'static, Result<Reply, Refusal>> {
-        Box::pin(async { Ok(Reply::full(StatusCode::OK, HeaderMap::new(), Bytes::from_static(b"{}"))) })
+    let answer = move |exchange| -> BoxFuture<'static, Result<Reply, Refusal>> {
+        let reply = answer(&exchange);
+        Box::pin(async move { Ok(reply) })
     };
     Arc::new(Edge {
         stack: BoxCloneSyncService::new(tower_service(answer)),
         cell,
         origins: Origins::new(Vec::new()),
         books: Books { metrics, usage: UsageLog::default() },
-        stall: STALL,
+        stall,
         drain,
     })
 }
 
 /// The client's end of a connection that is served.
 async fn connect() -> DuplexStream {
+    connect_to(STALL, Arc::new(little)).await.0
+}
+
+/// The same, what its connection says of it, and a place that is free when it is gone.
+async fn connect_to(stall: Duration, answer: Answer) -> (DuplexStream, Arc<Activity>, Arc<Semaphore>) {
     let (near, far) = duplex(PIPE);
     let (trigger, drain) = drain::channel();
-    let edge = edge(drain);
-    let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+    let edge = edge(drain, stall, answer);
+    let places = Arc::new(Semaphore::new(1));
+    let place = Arc::clone(&places).acquire_owned().await.unwrap();
     let peer = Arc::new(Peer {
         address: "127.0.0.1:9".parse().unwrap(),
         anonymous: true,
@@ -59,17 +80,21 @@ async fn connect() -> DuplexStream {
         activity: Arc::default(),
         _tenure: Tenure::new(place, &edge),
     });
+    let activity = Arc::clone(&peer.activity);
     tasks::spawn("connection", async move {
         // Without it the worker would drain.
         let _trigger = trigger;
         serve(Outlet::new(near, Arc::clone(&peer.activity), edge.stall), peer, edge).await;
     });
-    far
+    (far, activity, places)
 }
 
 /// A socket that was greeted.
 async fn open_socket() -> DuplexStream {
-    let mut client = connect().await;
+    greeted(connect().await).await
+}
+
+async fn greeted(mut client: DuplexStream) -> DuplexStream {
     let handshake = "GET /v1/ws HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
                      sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
                      sec-websocket-protocol: ntonix.v1\r\n\r\n";
@@ -198,4 +223,88 @@ async fn a_client_that_floods_and_reads_late_is_answered_in_full() {
         }
     };
     tokio::join!(writing, reading);
+}
+
+/// A frame of HTTP/2.
+fn frame2(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A header field that is in no table (RFC 7541 §6.2.2).
+fn field(name: &str, value: &str) -> Vec<u8> {
+    let length = |text: &str| u8::try_from(text.len()).unwrap();
+    [&[0, length(name)], name.as_bytes(), &[length(value)], value.as_bytes()].concat()
+}
+
+const ASK: &str = r#"{"model":"m","messages":[]}"#;
+
+/// All of a request over HTTP/2 whose client has room for any answer.
+fn request2() -> Vec<u8> {
+    let wide = 1_u32 << 30;
+    let fields = [
+        field(":method", "POST"),
+        field(":scheme", "http"),
+        field(":path", "/v1/chat/completions"),
+        field(":authority", "x"),
+    ];
+    [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        frame2(4, 0, 0, &[&[0, 4], &wide.to_be_bytes()[..]].concat()),
+        frame2(8, 0, 0, &wide.to_be_bytes()),
+        frame2(1, 4, 1, &fields.concat()),
+        frame2(0, 1, 1, ASK.as_bytes()),
+    ]
+    .concat()
+}
+
+/// Tells what the records would say of its end.
+struct Witness {
+    client: Arc<Client>,
+    told: mpsc::Sender<&'static str>,
+}
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        let _nobody_asks = self.told.try_send(self.client.leave.outcome().0);
+    }
+}
+
+/// C3: the pings that a client does not answer, because it reads none, end it neither early nor under another name.
+#[tokio::test(start_paused = true)]
+async fn a_client_of_http2_that_reads_nothing_has_stalled_and_not_left() {
+    let (told, mut outcomes) = mpsc::channel(1);
+    let answer = move |exchange: &Exchange| {
+        let mut reply = large(exchange);
+        reply.hold(Box::new(Witness { client: Arc::clone(&exchange.client), told: told.clone() }));
+        reply
+    };
+    let (mut client, activity, places) = connect_to(STALL, Arc::new(answer)).await;
+    let start = Instant::now();
+    client.write_all(&request2()).await.unwrap();
+    assert_eq!(outcomes.recv().await, Some("client_stalled"));
+    assert_eq!(start.elapsed(), STALL);
+    let _gone = places.acquire().await.unwrap();
+    assert!(start.elapsed() == STALL && activity.has_stalled());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_of_http2_that_takes_all_and_answers_no_ping_is_let_go() {
+    let (mut client, ..) = connect_to(100 * STALL, Arc::new(large)).await;
+    client.write_all(&request2()).await.unwrap();
+    let (heard, waited) = end_of(&mut client).await;
+    assert!(heard.len() > 16 * PIPE, "all of it");
+    assert_eq!(waited, Duration::from_secs(40));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_socket_whose_client_reads_nothing_has_stalled_and_not_left() {
+    let stall = 2 * STALL;
+    let (client, activity, places) = connect_to(stall, Arc::new(large)).await;
+    let mut client = greeted(client).await;
+    let start = Instant::now();
+    let create = format!(r#"{{"t":"create","id":"a","op":"chat.completions","body":{ASK}}}"#);
+    client.write_all(&frame(0x01, create.as_bytes())).await.unwrap();
+    let _gone = places.acquire().await.unwrap();
+    assert!(activity.has_stalled() && start.elapsed() == stall, "{:?}", start.elapsed());
 }

@@ -78,8 +78,6 @@ pub(super) struct Driver {
     unflushed: usize,
     /// Those of them that answer the client's own frames.
     replies: usize,
-    /// The client did not take all of what it was last given.
-    is_blocked: bool,
 }
 
 /// How a socket is closed.
@@ -117,7 +115,6 @@ impl Driver {
             idle_since: now,
             unflushed: 0,
             replies: 0,
-            is_blocked: false,
         }
     }
 
@@ -160,9 +157,7 @@ impl Driver {
                     read => read.is_ready(),
                 };
             // Nothing is pulled from a backend while the client has not taken what is there.
-            let flushed = Pin::new(&mut self.socket).poll_flush(cx);
-            self.is_blocked = flushed.is_pending();
-            match flushed {
+            match Pin::new(&mut self.socket).poll_flush(cx) {
                 Poll::Ready(Ok(())) => (self.unflushed, self.replies) = (0, 0),
                 Poll::Ready(Err(_)) => return Poll::Ready(Farewell::gone()),
                 Poll::Pending if read => continue,
@@ -340,11 +335,11 @@ impl Driver {
                     return Poll::Ready(Flow::Break(farewell));
                 }
             }
+            if self.peer.activity.is_blocked() {
+                // It answers no ping because it reads none: the outlet's clock decides.
+                self.heard = now;
+            }
             if now.duration_since(self.heard) > SILENCE_AT_MOST {
-                if self.is_blocked {
-                    // It answers no ping because it reads none.
-                    self.peer.activity.note_stall();
-                }
                 return Poll::Ready(Flow::Break(Farewell::gone()));
             }
             let is_idle = self.session.streams() == 0;
