@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes an authority and the certificates of compose.yaml in ./certs (or in the folder given). For trying it out:
-# the keys are readable by everybody here, because the containers run under a user of their own.
+# the keys are readable by everybody here, because the containers run under a user of their own; and one authority
+# signs operators and workers, so that a worker's certificate opens the admin API too. In production use two.
 #
 #   ./certs.sh [FOLDER]
 set -eu

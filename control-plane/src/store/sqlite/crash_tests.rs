@@ -1,7 +1,8 @@
 //! What is left of the files after a crash, at every point of a commit: each write is there whole or not at all.
 //!
 //! In WAL mode a transaction reaches the disk as frames appended to the log, then one sync, and only then is it
-//! acknowledged. So the log cut off at any byte is what a crash at any point of the commit path leaves behind.
+//! acknowledged. So a fresh log cut off at any byte is what a crash at any point of the commit path leaves behind; one that
+//! is written over from its beginning has old frames behind the new ones, and is not made here.
 
 use std::fs;
 use std::path::Path;
