@@ -1,6 +1,7 @@
 //! Says in one line what clap found wrong.
 
 use std::error::Error as _;
+use std::net::AddrParseError;
 
 use clap::Error;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -21,7 +22,7 @@ pub(super) fn describe(error: &Error) -> String {
             None => format!("{flag}: \"{value}\" is not one of {}", choices(error)),
         },
         ErrorKind::ValueValidation => match error.source() {
-            Some(reason) => format!("{flag}: \"{value}\": {reason}"),
+            Some(reason) => format!("{flag}: \"{value}\": {}", reason_of(reason, &value)),
             None => format!("{flag}: \"{value}\" is not a value for it"),
         },
         ErrorKind::InvalidSubcommand => {
@@ -30,6 +31,10 @@ pub(super) fn describe(error: &Error) -> String {
                 Some(near) => format!("{word}: there is no such command; did you mean {near}?"),
                 None => format!("{word}: there is no such command"),
             }
+        }
+        ErrorKind::MissingSubcommand => {
+            let known = text(error, ContextKind::ValidSubcommand).unwrap_or_default();
+            format!("a command is missing; there are {known}")
         }
         ErrorKind::MissingRequiredArgument => {
             format!("{}: must be given", text(error, ContextKind::InvalidArg).unwrap_or_default())
@@ -42,6 +47,16 @@ pub(super) fn describe(error: &Error) -> String {
         },
         _ => first_line(error),
     }
+}
+
+/// What the standard library tells of a value too briefly, in words that help.
+fn reason_of(reason: &(dyn std::error::Error + 'static), value: &str) -> String {
+    let told = reason.to_string();
+    if reason.is::<AddrParseError>() && told.contains("socket") {
+        return "not an IP address and a port, as in 127.0.0.1:8000".to_owned();
+    }
+    let is_negative = value.starts_with('-') && value.parse::<f64>().is_ok();
+    if is_negative && reason.is::<std::num::ParseIntError>() { "must not be negative".to_owned() } else { told }
 }
 
 /// The flag that the fault is about, without its placeholder.

@@ -87,7 +87,7 @@ pub fn refuse<F: std::fmt::Display>(program: &str, faults: &[F]) -> ExitCode {
 
 /// Parses, and after each fault takes its cause out and parses again, so that clap's first fault is not the only one.
 fn read<T: Parser>(mut args: Vec<OsString>) -> Result<T, Ending> {
-    let mut command = T::command();
+    let mut command = outspoken(T::command());
     let mut faults = Vec::new();
     let mut taken_out = Vec::new();
     loop {
@@ -115,6 +115,16 @@ fn read<T: Parser>(mut args: Vec<OsString>) -> Result<T, Ending> {
             }
         }
     }
+}
+
+/// The same command, which also says what is wrong where clap would show its help or see a flag: a command that is
+/// missing, and a negative number.
+fn outspoken(command: Command) -> Command {
+    let command = command.mut_args(|arg| {
+        let takes_value = arg.get_action().takes_values();
+        if takes_value { arg.allow_negative_numbers(true) } else { arg }
+    });
+    command.arg_required_else_help(false).mut_subcommands(outspoken)
 }
 
 fn is_missing_one_of(error: &Error, flags: &[String]) -> bool {

@@ -94,6 +94,8 @@ enum Verb {
         revision: u16,
         #[arg(long)]
         limit: Option<u16>,
+        #[arg(long)]
+        most: Option<u64>,
     },
 }
 
@@ -113,6 +115,36 @@ fn a_wrong_argument_without_a_flag_hides_no_other_fault_and_is_not_missed() {
     let Err(Ending::Wrong(told)) = read::<Commands>(args) else { panic!("no faults") };
     assert_eq!(told.len(), 2, "{told:#?}");
     assert!(told[0].starts_with("<REVISION>: \"newest\"") && told[1].starts_with("--limit: \"many\""), "{told:#?}");
+}
+
+#[test]
+fn a_missing_command_is_told_with_those_that_there_are() {
+    for args in [&["demo"][..], &["demo", "--cert=a", "--key=b"]] {
+        let Err(Ending::Wrong(told)) = read::<Commands>(args.iter().map(OsString::from).collect()) else {
+            panic!("no faults")
+        };
+        assert_eq!(told.len(), 1, "{told:#?}");
+        assert!(told[0].starts_with("a command is missing; there are apply, get"), "{told:#?}");
+    }
+}
+
+#[test]
+fn a_negative_number_is_a_value_out_of_range_and_no_flag() {
+    assert_eq!(faults("--backend -1"), ["--backend: \"-1\": -1 is not in 0..=65535"]);
+    let read = |args: &[&str]| match read::<Commands>(args.iter().map(OsString::from).collect()) {
+        Err(Ending::Wrong(faults)) => faults,
+        other => panic!("expected faults, found {other:?}"),
+    };
+    assert_eq!(read(&["demo", "get", "-7"]), ["<REVISION>: \"-7\": -7 is not in 0..=65535"]);
+    assert_eq!(read(&["demo", "get", "7", "--most", "-7"]), ["--most: \"-7\": must not be negative"]);
+}
+
+#[test]
+fn an_address_that_is_none_is_told_with_one_that_is() {
+    for wrong in ["localhost:80", "127.0.0.1"] {
+        let told = format!("--listen: \"{wrong}\": not an IP address and a port, as in 127.0.0.1:8000");
+        assert_eq!(faults(&format!("--listen {wrong}")), [told]);
+    }
 }
 
 #[test]
