@@ -29,8 +29,8 @@ struct Settings {
     /// Do as this script says with every request that nothing else is for
     #[arg(long, value_name = "FILE", value_parser = script_in)]
     script: Option<Script>,
-    /// Also fail for the models of these names, separated by commas: status-404 (or another), cut, silent-end,
-    /// stream-error, garbage, html, no-reply; or MODEL=FILE with a script
+    /// Also fail for the models of these names, separated by commas: status-404 (or another from 400 to 599), cut,
+    /// silent-end, stream-error, garbage, html, no-reply; or MODEL=FILE with a script
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = fault)]
     faults: Vec<(String, Script)>,
     /// Threads, each with a listener of its own
@@ -67,7 +67,7 @@ fn run(settings: Settings) -> anyhow::Result<()> {
     let mut address = settings.listen;
     let mut threads = Vec::new();
     for _ in 0..settings.threads {
-        let listener = listen::bind(address, reuse).with_context(|| format!("cannot listen on {address}"))?;
+        let listener = listen::bind(address, reuse).with_context(|| format!("cannot listen on --listen {address}"))?;
         address = listener.local_addr()?;
         let state = Arc::clone(&state);
         threads.push(std::thread::spawn(move || {
@@ -87,7 +87,13 @@ fn fault(text: &str) -> Result<(String, Script), String> {
     if let Some((model, file)) = text.split_once('=') {
         return Ok((model.to_owned(), script_in(file)?));
     }
-    Script::named(text).map(|script| (text.to_owned(), script)).ok_or_else(|| "there is no such fault".to_owned())
+    let script = Script::named(text).ok_or_else(|| {
+        format!(
+            "there is no such fault; there are status-400 to status-599, {} and MODEL=FILE",
+            Script::NAMES.join(", ")
+        )
+    })?;
+    Ok((text.to_owned(), script))
 }
 
 fn script_in(file: &str) -> Result<Script, String> {

@@ -31,7 +31,7 @@ use tokio::task::JoinHandle;
 pub use self::ask::{PROMPT_TOKENS, now_ns};
 pub use self::books::{Attempt, Ended};
 pub use self::play::ResetReason;
-pub use self::script::{End, ErrorForm, Gate, GoAway, Headers, Pace, Script, Step};
+pub use self::script::{End, ErrorForm, Garbage, Gate, GoAway, Headers, Pace, Script, Step};
 pub use self::server::serve;
 pub use self::state::{Counts, Cut, Recorded, State};
 

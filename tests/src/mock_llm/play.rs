@@ -17,12 +17,12 @@ use tokio::time::Instant;
 use super::ask::{Ask, Chunks};
 use super::books::Ended;
 use super::frames::FrameFaults;
-use super::script::{End, Headers, Pace, Script, Step};
+use super::script::{End, Garbage, Headers, Pace, Script, Step};
 use super::socket::Sabotage;
 use super::state::InFlight;
 
-/// Bytes written at once of an event without end.
-const ENDLESS_PIECE: usize = 64 * 1024;
+/// Bytes written at once of an event without end, or of garbage.
+const PIECE: usize = 64 * 1024;
 
 pub(super) type Body = UnsyncBoxBody<Bytes, Broken>;
 pub(super) type Answer = Result<Response<Body>, Broken>;
@@ -265,6 +265,15 @@ impl Player {
                 flush().await;
                 bytes
             }
+            Step::Repeat { bytes, times, every } => {
+                self.repeat(&bytes, times, every);
+                flush().await;
+                bytes
+            }
+            Step::Garbage(garbage) => {
+                flush().await;
+                self.garbage(garbage)
+            }
             Step::Endless(length) => self.endless(length),
             Step::EmptyFrames(count) => {
                 flush().await;
@@ -337,12 +346,30 @@ impl Player {
     }
 
     fn endless(&mut self, length: usize) -> Bytes {
-        let piece = length.min(ENDLESS_PIECE);
+        let piece = length.min(PIECE);
         let start: &[u8] = if std::mem::replace(&mut self.is_inside_endless, true) { b"" } else { b"data: " };
         if length > piece {
             self.steps.push_front(Step::Endless(length - piece));
         }
         [start, &vec![b'x'; piece]].concat().into()
+    }
+
+    /// Leaves to later what is written again.
+    fn repeat(&mut self, bytes: &Bytes, times: u64, every: Option<Duration>) {
+        if times > 1 {
+            self.steps.push_front(Step::Repeat { bytes: bytes.clone(), times: times - 1, every });
+            if let Some(every) = every {
+                self.steps.push_front(Step::Pause(every));
+            }
+        }
+    }
+
+    fn garbage(&mut self, mut garbage: Garbage) -> Bytes {
+        let piece = garbage.take(PIECE);
+        if !garbage.is_over() {
+            self.steps.push_front(Step::Garbage(garbage));
+        }
+        piece
     }
 
     async fn break_off(&mut self, end: End, reason: Option<h2::Error>) -> Broken {

@@ -90,6 +90,17 @@ pub enum Step {
     Error(ErrorForm),
     /// These bytes as they are, in a write of their own.
     Raw(Bytes),
+    /// The same bytes so often, each time in a write of their own.
+    Repeat {
+        /// What is written.
+        bytes: Bytes,
+        /// How often.
+        times: u64,
+        /// The time between two writes.
+        every: Option<Duration>,
+    },
+    /// Bytes that mean nothing, made while they are written.
+    Garbage(Garbage),
     /// One event of this many bytes whose end never comes.
     Endless(usize),
     /// Waits.
@@ -131,6 +142,13 @@ pub enum Step {
     /// HTTP/2: a request may send so many bytes and never more. Counts for connections that are opened while this is in
     /// the script for everything.
     Window(u32),
+}
+
+/// Bytes that are neither HTTP nor text: the same ones for each length.
+#[derive(Debug, Clone)]
+pub struct Garbage {
+    left: usize,
+    random: fastrand::Rng,
 }
 
 /// What a GOAWAY says.
@@ -190,6 +208,9 @@ pub enum ErrorForm {
 // === impl Script ===
 
 impl Script {
+    /// The names that [`Self::named`] knows, beside those of statuses.
+    pub const NAMES: [&'static str; 6] = ["cut", "silent-end", "stream-error", "garbage", "html", "no-reply"];
+
     /// A well-behaved answer of so many tokens without pauses.
     pub fn answer(tokens: u64) -> Self {
         Self::Answer { tokens, pace: Pace::Fast }
@@ -343,8 +364,30 @@ impl Step {
             Self::CutAt { .. } | Self::Split { .. } | Self::Deaf | Self::Frames(_) | Self::Window(_) => true,
             Self::GoAway(_) | Self::ResetStream(_) => true,
             Self::Head { .. } | Self::Role | Self::Tokens { .. } | Self::Finish(_) | Self::Usage | Self::Done => false,
-            Self::Error(_) | Self::Raw(_) | Self::Endless(_) | Self::EmptyFrames(_) => false,
+            Self::Error(_) | Self::Raw(_) | Self::Repeat { .. } | Self::Garbage(_) => false,
+            Self::Endless(_) | Self::EmptyFrames(_) => false,
         }
+    }
+}
+
+// === impl Garbage ===
+
+impl Garbage {
+    /// So many bytes.
+    pub fn new(length: usize) -> Self {
+        Self { left: length, random: fastrand::Rng::with_seed(length as u64) }
+    }
+
+    /// The next bytes, at most so many; none at the end.
+    pub(super) fn take(&mut self, most: usize) -> Bytes {
+        let length = most.min(self.left);
+        self.left -= length;
+        std::iter::repeat_with(|| self.random.u8(128..)).take(length).collect()
+    }
+
+    /// Whether nothing is left.
+    pub(super) fn is_over(&self) -> bool {
+        self.left == 0
     }
 }
 

@@ -151,7 +151,10 @@ fn built_in(path: &str, state: &State) -> Answer {
 
 /// Takes a script for everything or for one model (`?model=NAME`), or takes it back (DELETE).
 fn change_script(method: &Method, query: &str, body: &[u8], state: &State) -> Answer {
-    let model = query.split('&').find_map(|pair| pair.strip_prefix("model="));
+    let model = match model_in(query) {
+        Ok(model) => model,
+        Err(fault) => return bad_request(&fault),
+    };
     if *method == Method::DELETE {
         match model {
             Some(model) => state.forget_model(model),
@@ -160,17 +163,38 @@ fn change_script(method: &Method, query: &str, body: &[u8], state: &State) -> An
         return reply(204, &Headers::new(), Bytes::new());
     }
     if *method != Method::POST {
-        return whole(Script::status(405, "a script is set with POST and taken back with DELETE"));
+        let told = Script::status(405, "a script is set with POST and taken back with DELETE");
+        return whole(told.header("allow", "POST, DELETE"));
+    }
+    if body.trim_ascii().is_empty() {
+        return bad_request("the script is empty; DELETE takes one back");
     }
     let script = match String::from_utf8_lossy(body).parse::<Script>() {
         Ok(script) => script,
-        Err(faults) => return reply(400, &typed("text/plain; charset=utf-8"), format!("{faults}\n").into()),
+        Err(faults) => return bad_request(&faults.to_string()),
     };
     match model {
         Some(model) => state.set_for_model(model, script),
         None => state.set_default(script),
     }
     reply(204, &Headers::new(), Bytes::new())
+}
+
+/// The model that a query names; `Err` is what is wrong with it.
+fn model_in(query: &str) -> Result<Option<&str>, String> {
+    let mut model = None;
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=').unwrap_or((pair, "")) {
+            ("model", "") => return Err("the name of the model is missing".to_owned()),
+            ("model", name) => model = Some(name),
+            (other, _) => return Err(format!("there is no parameter {other:?}, only \"model\"")),
+        }
+    }
+    Ok(model)
+}
+
+fn bad_request(fault: &str) -> Answer {
+    reply(400, &typed("text/plain; charset=utf-8"), format!("{fault}\n").into())
 }
 
 fn typed(media_type: &str) -> Headers {

@@ -114,6 +114,18 @@ async fn an_endless_event_has_as_many_bytes_as_told() {
 }
 
 #[tokio::test]
+async fn bytes_are_repeated_and_garbage_is_made_while_it_is_written() {
+    let mock = MockLlm::start().unwrap();
+    mock.next("raw \"<ab>\" times 3 every 1ms\ngarbage 200000\nraw \"<end>\"".parse().unwrap());
+    let mut tcp = connect(&mock, CHAT, &json!({})).await;
+    let mut reply = Vec::new();
+    tcp.read_to_end(&mut reply).await.unwrap();
+    let text = String::from_utf8_lossy(&reply);
+    assert_eq!((text.matches("<ab>").count(), text.matches("<end>").count()), (3, 1), "{text}");
+    assert_eq!(reply.iter().filter(|byte| **byte >= 128).count(), 200_000);
+}
+
+#[tokio::test]
 async fn statuses_pages_and_headers_are_sent_as_told() {
     let mock = MockLlm::start().unwrap();
     mock.next(Script::retry_after(429, 3));
@@ -129,6 +141,9 @@ async fn statuses_pages_and_headers_are_sent_as_told() {
 fn only_faults_have_names() {
     assert!(matches!(Script::named("status-503"), Some(Script::Reply { status: 503, .. })));
     assert!(matches!(Script::named("cut"), Some(Script::Stream(_))));
+    for name in Script::NAMES {
+        assert!(Script::named(name).is_some(), "{name}");
+    }
     for unknown in ["status-200", "status-", "status-1000", "cuts", ""] {
         assert!(Script::named(unknown).is_none(), "{unknown}");
     }
@@ -308,6 +323,38 @@ async fn scripts_go_by_path_then_queue_then_model_then_default() {
     assert_eq!(status(CHAT, "x").await, "500");
     mock.for_path("/health", None);
     assert_eq!(status("/health", "m").await, "200");
+}
+
+#[tokio::test]
+async fn a_script_that_cannot_be_meant_is_refused_over_the_wire() {
+    let mock = MockLlm::start().unwrap();
+    mock.always(Script::status(500, "default"));
+    let post = async |query: &str, body: &str| {
+        let mut tcp = TcpStream::connect(mock.address()).await.unwrap();
+        let length = body.len();
+        let head =
+            format!("POST /mock/script{query} HTTP/1.1\r\nhost: m\r\nconnection: close\r\ncontent-length: {length}");
+        tcp.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).await.unwrap();
+        let mut reply = String::new();
+        tcp.read_to_string(&mut reply).await.unwrap();
+        reply
+    };
+    for (query, body, told) in [
+        ("?modl=x", "answer", "there is no parameter \"modl\", only \"model\""),
+        ("?model=x&now=1", "answer", "there is no parameter \"now\", only \"model\""),
+        ("?model=", "answer", "the name of the model is missing"),
+        ("?model", "answer", "the name of the model is missing"),
+        ("?model=x", " \n", "the script is empty; DELETE takes one back"),
+        ("", "", "the script is empty; DELETE takes one back"),
+    ] {
+        let reply = post(query, body).await;
+        assert!(reply.starts_with("HTTP/1.1 400") && reply.contains(told), "{query}: {reply}");
+    }
+    let (reply, _) = ask(&mock, CHAT, &json!({ "model": "x" })).await;
+    assert!(reply.starts_with("HTTP/1.1 500"), "nothing was changed: {reply}");
+    assert!(post("?model=x", "status 404").await.starts_with("HTTP/1.1 204"));
+    let (reply, _) = ask(&mock, CHAT, &json!({ "model": "x" })).await;
+    assert!(reply.starts_with("HTTP/1.1 404"), "{reply}");
 }
 
 #[tokio::test]

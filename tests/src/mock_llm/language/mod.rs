@@ -16,12 +16,10 @@ use std::fmt::{self, Display, Formatter};
 use std::str::FromStr;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use self::line::Line;
 pub use self::words::help;
 use self::words::{H2_WORDS, H2Word, WORDS, Word};
-use super::script::{End, ErrorForm, GoAway, Headers, Pace, Script, Step};
+use super::script::{End, ErrorForm, Garbage, GoAway, Headers, Pace, Script, Step};
 use super::{ResetReason, TOKENS};
 
 /// The forms of an error by the names of those that use them.
@@ -36,7 +34,12 @@ const ERROR_FORMS: &[(&str, ErrorForm)] = &[
     ("named", ErrorForm::Named),
 ];
 
+/// The most tokens of a step, bytes before a cut, and times that bytes are written.
 const MOST: u64 = 1_000_000_000_000;
+/// The most bytes of a bare part, which is held as a whole while it may be asked for.
+const BARE_MOST: usize = 16 << 20;
+/// The most empty frames of a step, which leave as one.
+const FRAMES_MOST: u64 = 1_000_000;
 
 /// Why a script cannot be read, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -210,7 +213,13 @@ impl Part {
         }
         match word {
             Word::Raw => bare.bytes.extend_from_slice(&line.quoted()?),
-            Word::Garbage => bare.bytes.extend_from_slice(&garbage(line.size("the number of bytes")?)),
+            Word::Garbage => {
+                let length = line.size("the number of bytes")?;
+                if length > BARE_MOST.saturating_sub(bare.bytes.len()) {
+                    return Err(line.fault("a bare part has 16 MiB at most"));
+                }
+                bare.bytes.extend_from_slice(&Garbage::new(length).take(length));
+            }
             Word::Hang => bare.end = Some(End::KeepOpen),
             Word::Cut => bare.end = Some(end(line)?),
             _ => return Err(line.fault("after \"bare\" there are only raw, garbage, cut and hang")),
@@ -251,8 +260,8 @@ fn steps(word: Word, line: &mut Line<'_>) -> Result<Vec<Step>, Fault> {
         Word::Done => Step::Done,
         Word::Error => Step::Error(line.one_of("form of an error", ERROR_FORMS)?),
         Word::Event => Step::event(line.rest()),
-        Word::Raw => return raw(line),
-        Word::Garbage => Step::Raw(garbage(line.size("the number of bytes")?)),
+        Word::Raw => raw(line)?,
+        Word::Garbage => Step::Garbage(Garbage::new(line.size("the number of bytes")?)),
         Word::Endless => Step::Endless(line.size("the size")?),
         Word::Pause => Step::Pause(line.time("the pause")?),
         Word::Hang => Step::Hang,
@@ -290,21 +299,22 @@ fn h2(line: &mut Line<'_>) -> Result<Step, Fault> {
         H2Word::Calm => Step::GoAway(GoAway::Calm),
         H2Word::Refuse => Step::ResetStream(ResetReason::Refused),
         H2Word::Reset => Step::ResetStream(ResetReason::Internal),
-        H2Word::Empty => Step::EmptyFrames(line.size("the number of frames")?),
+        H2Word::Empty => {
+            Step::EmptyFrames(usize::try_from(line.number("the number of frames", FRAMES_MOST)?).unwrap_or(0))
+        }
         // RFC 9113 §6.5.2: at most 2^31 - 1.
         H2Word::Window => Step::Window(u32::try_from(line.number("the window", 0x7FFF_FFFF)?).unwrap_or(0)),
     })
 }
 
-fn raw(line: &mut Line<'_>) -> Result<Vec<Step>, Fault> {
+fn raw(line: &mut Line<'_>) -> Result<Step, Fault> {
     let bytes = line.quoted()?;
-    let times = if line.has("times") { line.number("the number of times", 1_000_000)? } else { 1 };
+    let times = if line.has("times") { line.number("the number of times", MOST)? } else { 1 };
+    if times == 0 {
+        return Err(line.fault("bytes are written once at least"));
+    }
     let every = line.every()?;
-    let once = |number: u64| {
-        let pause = every.filter(|_| number > 0).map(Step::Pause);
-        pause.into_iter().chain([Step::Raw(bytes.clone())])
-    };
-    Ok((0..times).flat_map(once).collect())
+    Ok(if times == 1 { Step::Raw(bytes) } else { Step::Repeat { bytes, times, every } })
 }
 
 fn cut(line: &mut Line<'_>) -> Result<Step, Fault> {
@@ -341,10 +351,4 @@ fn status(line: &mut Line<'_>) -> Result<u16, Fault> {
 
 fn pace(every: Option<Duration>) -> Pace {
     every.map_or(Pace::Fast, Pace::Every)
-}
-
-/// Bytes that are neither HTTP nor text: the same for each length.
-fn garbage(length: usize) -> Bytes {
-    let mut random = fastrand::Rng::with_seed(length as u64);
-    std::iter::repeat_with(|| random.u8(128..)).take(length).collect()
 }

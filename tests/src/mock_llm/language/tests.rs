@@ -27,6 +27,13 @@ fn what_is_wrong_is_told_with_line_column_and_the_nearest_word() {
         ("done now", "line 1, column 6: \"now\" is one word too many"),
         ("h2 goway", "line 1, column 4: \"goway\" is no fault of HTTP/2; did you mean \"goaway\"?"),
         ("cut rst at 12", "line 1, column 9: after \"at\" comes \"byte COUNT\""),
+        ("raw \"x\" times 0", "line 1, column 15: bytes are written once at least"),
+        (
+            "h2 empty 1000001",
+            "line 1, column 10: the number of frames is a whole number up to 1000000, not \"1000001\"",
+        ),
+        ("bare\ngarbage 17MiB", "line 2, column 9: a bare part has 16 MiB at most"),
+        ("bare\ngarbage 9MiB\ngarbage 9MiB", "line 3, column 9: a bare part has 16 MiB at most"),
         ("split 0", "line 1, column 7: a write has one byte at least"),
         ("header a b", "line 1, column 8: a header is NAME: VALUE"),
         ("header a b: c", "line 1, column 8: HTTP allows no such header"),
@@ -62,13 +69,33 @@ fn headers_leave_with_the_first_bytes_when_no_head_sends_them() {
 #[test]
 fn bytes_come_as_their_escapes_say_and_as_often_as_told() {
     let steps = steps_of(r#"raw "a\r\n\t\0\"\\\xF0é" times 2 every 5ms"#);
-    let [Step::Head { .. }, Step::Raw(first), Step::Pause(_), Step::Raw(second)] = &steps[..] else {
+    let [Step::Head { .. }, Step::Repeat { bytes, times: 2, every: Some(every) }] = &steps[..] else {
         panic!("{steps:?}")
     };
-    assert_eq!(first, &b"a\r\n\t\0\"\\\xF0\xC3\xA9"[..]);
-    assert_eq!(first, second);
+    assert_eq!(bytes, &b"a\r\n\t\0\"\\\xF0\xC3\xA9"[..]);
+    assert_eq!(*every, Duration::from_millis(5));
     let steps = steps_of(r#"event {"a": "b # c"}"#);
     assert!(matches!(&steps[1], Step::Raw(bytes) if bytes == "data: {\"a\": \"b # c\"}\n\n"), "{steps:?}");
+}
+
+/// Nothing is made while a script is read: one line must not cost what the machine does not have.
+#[test]
+fn large_numbers_cost_nothing_before_they_are_played() {
+    let steps = steps_of("garbage 99999999999999");
+    assert!(matches!(steps[1], Step::Garbage(_)), "{steps:?}");
+    let steps = steps_of(r#"raw "x" times 1000000000000"#);
+    assert!(matches!(steps[..], [Step::Head { .. }, Step::Repeat { .. }]), "{steps:?}");
+}
+
+#[test]
+fn garbage_is_the_same_in_one_piece_and_in_many() {
+    let whole = Garbage::new(1_000).take(usize::MAX);
+    let mut garbage = Garbage::new(1_000);
+    let pieces: Vec<u8> =
+        std::iter::from_fn(|| Some(garbage.take(7)).filter(|piece| !piece.is_empty())).flatten().collect();
+    assert_eq!(whole.len(), 1_000);
+    assert_eq!(pieces, whole);
+    assert!(garbage.is_over());
 }
 
 #[test]
@@ -114,6 +141,9 @@ fn the_help_and_the_guide_tell_of_every_word() {
     let names = WORDS.iter().map(|entry| entry.name).chain(H2_WORDS.iter().map(|(name, ..)| *name));
     for name in names.chain(ERROR_FORMS.iter().map(|(name, _)| *name)) {
         assert!(help.contains(name) && guide.contains(name), "{name}");
+    }
+    for name in Script::NAMES {
+        assert!(guide.contains(&format!("`{name}`")), "{name}");
     }
 }
 
