@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use ntonix_runtime::listen::{self, ReusePort};
 use ntonix_runtime::settings;
-use ntonix_tests::fault_proxy::{Faults, ProxyState, serve, serve_api};
+use ntonix_tests::fault_proxy::{self, Faults, ProxyState, serve, serve_api};
 
 /// A TCP proxy that breaks connections on purpose.
 ///
@@ -54,8 +54,10 @@ fn main() -> ExitCode {
 
 fn run(settings: Settings) -> anyhow::Result<()> {
     listen::raise_open_files();
-    let bind = |address| listen::bind(address, ReusePort::No).with_context(|| format!("cannot listen on {address}"));
-    let (clients, api) = (bind(settings.listen)?, bind(settings.api)?);
+    let bind = |flag, address| {
+        listen::bind(address, ReusePort::No).with_context(|| format!("cannot listen on {flag} {address}"))
+    };
+    let (clients, api) = (bind("--listen", settings.listen)?, bind("--api", settings.api)?);
     // A closed stdout is the reader's choice.
     let _ = writeln!(
         std::io::stdout(),
@@ -72,6 +74,6 @@ fn run(settings: Settings) -> anyhow::Result<()> {
     })
 }
 
-fn faults(text: &str) -> Result<Faults, serde_json::Error> {
-    serde_json::from_str(text)
+fn faults(text: &str) -> Result<Faults, fault_proxy::Unreadable> {
+    fault_proxy::from_json(text.as_bytes())
 }

@@ -19,7 +19,7 @@ use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use super::{Faults, How, ProxyState};
+use super::{Faults, How, ProxyState, from_json};
 
 /// The longest body of a request, in bytes.
 const BODY_MAX: usize = 64 * 1024;
@@ -77,7 +77,7 @@ async fn answer(request: Request<Incoming>, state: &ProxyState) -> Answer {
     let body = body.to_bytes();
     match (head.uri.path(), head.method) {
         ("/faults", Method::GET) => json_of(&state.faults()),
-        ("/faults", Method::PUT) => match serde_json::from_slice::<Faults>(&body) {
+        ("/faults", Method::PUT) => match from_json::<Faults>(&body) {
             Ok(faults) => {
                 state.set(faults);
                 json_of(&state.faults())
@@ -98,7 +98,7 @@ async fn answer(request: Request<Incoming>, state: &ProxyState) -> Answer {
 }
 
 fn cut(body: &[u8], state: &ProxyState) -> Answer {
-    let wanted = if body.is_empty() { Ok(CutBody::default()) } else { serde_json::from_slice(body) };
+    let wanted = if body.is_empty() { Ok(CutBody::default()) } else { from_json(body) };
     match wanted {
         Ok(CutBody { how: How::Stall | How::HalfClose, .. }) => fault(
             StatusCode::BAD_REQUEST,
@@ -121,7 +121,7 @@ fn fault(status: StatusCode, message: &str) -> Answer {
 }
 
 fn not_allowed(methods: &'static str) -> Answer {
-    let mut answer = fault(StatusCode::METHOD_NOT_ALLOWED, methods);
+    let mut answer = fault(StatusCode::METHOD_NOT_ALLOWED, &format!("this path takes {methods}"));
     answer.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
     answer
 }

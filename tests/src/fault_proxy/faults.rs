@@ -3,7 +3,9 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::Toward;
 
@@ -69,12 +71,31 @@ pub enum How {
 
 /// Which bytes arrive as others: one bit of each is turned over.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", try_from = "CorruptBody")]
 pub enum Corrupt {
     /// The byte at this offset from the beginning of the connection; the first is 0.
     At(u64),
     /// This share of all bytes, each drawn for itself.
     Share(Share),
+}
+
+/// [`Corrupt`] as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CorruptBody {
+    at: Option<u64>,
+    share: Option<Share>,
+}
+
+/// JSON that does not say what is to be done.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// It is no JSON, or has another shape.
+    #[error(transparent)]
+    Wrong(#[from] serde_json::Error),
+    /// It has an array somewhere; one would be read as the members of an object in their order, and an empty one as none.
+    #[error("faults are objects as in {{\"to_client\": {{\"slice\": 1}}}}; there are no arrays in them")]
+    Array,
 }
 
 /// A share from 0 to 1.
@@ -86,6 +107,40 @@ pub struct Share(f64);
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("a share is a number from 0 to 1, not {0}")]
 pub struct NoShare(f64);
+
+/// Reads what a proxy is told.
+///
+/// # Errors
+/// When it cannot be read as `T`, or has arrays.
+pub fn from_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, Unreadable> {
+    if has_array(&serde_json::from_slice(text)?) {
+        return Err(Unreadable::Array);
+    }
+    // Read again, so that a fault has its line and column.
+    Ok(serde_json::from_slice(text)?)
+}
+
+fn has_array(value: &Value) -> bool {
+    match value {
+        Value::Array(_) => true,
+        Value::Object(members) => members.values().any(has_array),
+        _ => false,
+    }
+}
+
+// === impl Corrupt ===
+
+impl TryFrom<CorruptBody> for Corrupt {
+    type Error = &'static str;
+
+    fn try_from(body: CorruptBody) -> Result<Self, &'static str> {
+        match (body.at, body.share) {
+            (Some(at), None) => Ok(Self::At(at)),
+            (None, Some(share)) => Ok(Self::Share(share)),
+            _ => Err("`corrupt` has either `at` or `share`"),
+        }
+    }
+}
 
 // === impl Faults ===
 
@@ -205,12 +260,28 @@ mod tests {
     }
 
     #[test]
+    fn faults_are_objects_all_through() {
+        for text in ["[]", "[{}]", r#"{"to_client":[]}"#, r#"{"to_client":{"end":[5,"cut"]}}"#] {
+            assert!(matches!(from_json::<Faults>(text.as_bytes()), Err(Unreadable::Array)), "{text}");
+        }
+        for text in ["null", "1", "", r#"{"to_client":null}"#, r#"{"to_client":{},"to_client":{}}"#] {
+            assert!(matches!(from_json::<Faults>(text.as_bytes()), Err(Unreadable::Wrong(_))), "{text}");
+        }
+        assert_eq!(from_json::<Faults>(b"{}").unwrap(), Faults::default());
+    }
+
+    #[test]
     fn wrong_faults_say_what_is_wrong() {
         let wrong = |text: &str| serde_json::from_str::<Faults>(text).unwrap_err().to_string();
         assert!(wrong(r#"{"to_clients":{}}"#).contains("expected `to_server` or `to_client`"));
         assert!(wrong(r#"{"to_client":{"delay":"soon"}}"#).contains("\"soon\""));
         assert!(wrong(r#"{"to_client":{"slice":0}}"#).contains("nonzero"));
         assert!(wrong(r#"{"to_client":{"corrupt":{"share":1.5}}}"#).contains("from 0 to 1, not 1.5"));
+        for neither in ["{}", r#"{"at":1,"share":0.5}"#] {
+            let told = wrong(&format!(r#"{{"to_client":{{"corrupt":{neither}}}}}"#));
+            assert!(told.contains("`corrupt` has either `at` or `share`"), "{told}");
+        }
+        assert!(wrong(r#"{"to_client":{"corrupt":{"att":1}}}"#).contains("expected `at` or `share`"));
         assert!(wrong(r#"{"to_client":{"end":{"after":1,"how":"bang"}}}"#).contains("half-close"));
     }
 }

@@ -23,7 +23,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 pub use self::api::serve_api;
-pub use self::faults::{Corrupt, Direction, End, Faults, How, Share};
+pub use self::faults::{Corrupt, Direction, End, Faults, How, Share, Unreadable, from_json};
 pub use self::plan::{Action, Plan};
 pub use self::relay::serve;
 

@@ -163,10 +163,17 @@ async fn the_api_shows_and_changes_faults_and_cuts() -> anyhow::Result<()> {
     assert_eq!(call(Method::GET, "/faults", Value::Null).await?, (200, json!({})));
     let slow = json!({ "to_client": { "delay": "1s" } });
     assert_eq!(call(Method::PUT, "/faults", slow.clone()).await?, (200, slow.clone()));
-    assert_eq!(call(Method::GET, "/faults", Value::Null).await?, (200, slow));
+    assert_eq!(call(Method::GET, "/faults", Value::Null).await?, (200, slow.clone()));
     let (status, error) = call(Method::PUT, "/faults", json!({ "delay": "1s" })).await?;
     assert_eq!(status, 400);
     assert!(error["error"].as_str().unwrap_or_default().contains("unknown field `delay`"), "{error}");
+    // Neither takes anything back.
+    for wrong in ["[]", "null", ""] {
+        let ask = Ask::post("/faults", wrong).method(Method::PUT);
+        assert_eq!(crate::client::Connection::open(address).await?.ask(ask).await?.status(), 400, "{wrong:?}");
+    }
+    assert_eq!(call(Method::GET, "/faults", Value::Null).await?, (200, slow));
+    assert_eq!(call(Method::POST, "/cut", json!([])).await?.0, 400);
     assert_eq!(call(Method::DELETE, "/faults", Value::Null).await?, (200, json!({})));
     let (_, connections) = call(Method::GET, "/connections", Value::Null).await?;
     assert_eq!((&connections["opened"], &connections["open"][0]["id"]), (&json!(1), &json!(1)));
@@ -177,7 +184,8 @@ async fn the_api_shows_and_changes_faults_and_cuts() -> anyhow::Result<()> {
     );
     assert_eq!(call(Method::POST, "/cut", json!({ "how": "reset" })).await?, (200, json!({ "cut": 1 })));
     assert!(rest(&mut client).await?.is_err());
-    assert_eq!(call(Method::POST, "/faults", Value::Null).await?.0, 405);
+    let told = json!({ "error": "this path takes GET, PUT, DELETE" });
+    assert_eq!(call(Method::POST, "/faults", Value::Null).await?, (405, told));
     assert_eq!(call(Method::GET, "/", Value::Null).await?.0, 404);
     api.abort();
     Ok(())
