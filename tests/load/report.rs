@@ -103,6 +103,11 @@ impl Report {
         self.failed.is_empty() && self.wrong.total() == 0
     }
 
+    /// Whether its clients left: then what is complete are requests that were left, and that the backend saw end.
+    fn is_cancel(&self) -> bool {
+        self.mode.split(' ').next() == Some(Mode::Cancel.name())
+    }
+
     fn title(&self) -> String {
         let label = if self.label.is_empty() { &self.url } else { &self.label };
         format!("{} {label}", self.mode)
@@ -127,7 +132,8 @@ impl fmt::Display for Report {
         )?;
         let failures: u64 = self.failed.values().sum();
         let (requests, tokens) = (self.per_second(self.complete), self.per_second(self.tokens));
-        writeln!(f, "  answers      {} complete, {failures} failed, {requests:.1}/s", self.complete)?;
+        let (what, fine) = if self.is_cancel() { ("requests", "left") } else { ("answers", "complete") };
+        writeln!(f, "  {what:<12} {} {fine}, {failures} failed, {requests:.1}/s", self.complete)?;
         for (reason, count) in &self.failed {
             writeln!(f, "    {count} × {reason}")?;
         }
@@ -191,7 +197,8 @@ fn mode_of(plan: &Plan) -> String {
     }
     let departure = plan.departure;
     let what = if departure.whole { " whole" } else { "" };
-    let when = if departure.is_early() { " waiting" } else { "" };
+    // An answer in one piece is always waited for.
+    let when = if departure.waiting && !departure.whole { " waiting" } else { "" };
     format!("{name} {}{what}{when}", departure.over.name())
 }
 

@@ -99,7 +99,7 @@ pub(crate) struct Load {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
     pub(crate) duration: Duration,
     /// No more requests than this [default: unbounded; as many as streams for held; 1000 for cancel]
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
     /// Process whose CPU and memory are told; repeatable, the sum counts
     #[arg(long, value_name = "PID")]

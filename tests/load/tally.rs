@@ -17,7 +17,7 @@ static STOP: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(r#""finish
 /// What came of all requests.
 #[derive(Debug)]
 pub(crate) struct Tally {
-    /// Requests whose answer was complete.
+    /// Requests whose answer was complete; those that were left, when that is what was to be done.
     pub(crate) complete: u64,
     /// Requests that failed, by what went wrong.
     pub(crate) failed: BTreeMap<String, u64>,

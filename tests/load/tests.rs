@@ -117,19 +117,66 @@ async fn cancels_are_timed_by_what_the_mock_saw() {
         let report = drive_with(&line.replace("  ", " ")).await;
         assert!(report.is_clean(), "{report}");
         assert!(report.to_string().contains("  cut          p50"), "{report}");
+        assert!(report.to_string().contains("  requests     20 left, 0 failed, "), "{report}");
+        let first = report.to_string().lines().next().unwrap().to_owned();
+        assert_eq!(first.contains(" waiting"), how.contains("--waiting"), "{first}");
         cut += 20;
         assert_eq!(mock.counts().cut, cut, "{how}");
     }
 }
 
-/// Speaks just enough of `ntonix.v1`: answers each create with two tokens, the last of the fourth stream twice.
-async fn speak_frames(tcp: tokio::net::TcpStream) {
+#[test]
+fn a_run_of_no_request_is_refused() {
+    let wrong = Settings::try_parse_from("load fast --count 0".split(' ')).unwrap_err().to_string();
+    assert!(wrong.contains("--count"), "{wrong}");
+}
+
+/// Speaks just enough of `ntonix.v1` for clients that leave: a token for each create, an end for each cancel.
+async fn speak_until_cancelled(mut socket: tokio_tungstenite::WebSocketStream<tokio::net::TcpStream>) {
+    while let Some(Ok(Message::Text(text))) = socket.next().await {
+        let frame: Value = serde_json::from_str(&text).unwrap();
+        let id = frame["id"].as_str().unwrap();
+        let answer = if frame["t"] == "create" {
+            let choice = json!({ "delta": { "content": token(id, "a-1", 0) }, "finish_reason": null });
+            json!({ "t": "delta", "id": id, "seq": 0, "d": { "choices": [choice] } })
+        } else {
+            json!({ "t": "error", "id": id, "error": { "code": "cancelled" } })
+        };
+        socket.send(Message::text(answer.to_string())).await.unwrap();
+    }
+}
+
+/// The mock knows nothing of these requests, so each of them failed, and is not called left as well.
+#[tokio::test]
+async fn tokens_of_a_socket_that_is_left_are_counted_and_a_cut_that_nobody_saw_has_only_failed() {
+    let mock = MockLlm::start().unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let server = ntonix_runtime::tasks::spawn("server", async move {
+        let tcp = listener.accept().await.unwrap().0;
+        speak_until_cancelled(accept(tcp).await).await;
+    });
+    let line = format!("load cancel --over ws --count 3 --streams 1 --pause 1ms --url {url} --mock {}", mock.url());
+    let told = drive_with(&line).await.to_string();
+    assert!(told.contains("\n  tokens       3, "), "{told}");
+    assert!(told.contains("\n  first token  p50") && told.contains("\n  travel       p50"), "{told}");
+    assert!(told.contains("  requests     0 left, 3 failed, "), "{told}");
+    assert!(told.contains("3 × the backend never saw the cut"), "{told}");
+    server.await.unwrap();
+}
+
+async fn accept(tcp: tokio::net::TcpStream) -> tokio_tungstenite::WebSocketStream<tokio::net::TcpStream> {
     #[expect(clippy::result_large_err, reason = "the callback's type is the library's")]
     let choose = |_: &Request, mut response: Response| {
         response.headers_mut().insert("sec-websocket-protocol", "ntonix.v1".parse().unwrap());
         Ok(response)
     };
-    let mut socket = tokio_tungstenite::accept_hdr_async(tcp, choose).await.unwrap();
+    tokio_tungstenite::accept_hdr_async(tcp, choose).await.unwrap()
+}
+
+/// Speaks just enough of `ntonix.v1`: answers each create with two tokens, the last of the fourth stream twice.
+async fn speak_frames(tcp: tokio::net::TcpStream) {
+    let mut socket = accept(tcp).await;
     socket.send(Message::text(r#"{"t":"ready","session":"s"}"#)).await.unwrap();
     while let Some(Ok(Message::Text(text))) = socket.next().await {
         let create: Value = serde_json::from_str(&text).unwrap();

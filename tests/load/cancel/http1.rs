@@ -3,6 +3,7 @@
 use crate::cancel::{Left, first_token, wait};
 use crate::plan::Plan;
 use crate::streams::brief;
+use crate::tally::Check;
 use crate::target::Connection;
 
 pub(super) async fn leave_all(plan: &Plan, left: &Left) {
@@ -14,6 +15,7 @@ pub(super) async fn leave_all(plan: &Plan, left: &Left) {
 }
 
 async fn reach(plan: &Plan, mut connection: Connection, nonce: &str) -> Result<u64, String> {
+    let check = Check::new(nonce.to_owned(), plan.tokens);
     let answered = connection.chat(plan.body_bytes(nonce));
     if plan.departure.is_early() {
         return wait(answered).await;
@@ -22,5 +24,5 @@ async fn reach(plan: &Plan, mut connection: Connection, nonce: &str) -> Result<u
     if !response.status().is_success() {
         return Err(format!("status {}", response.status().as_u16()));
     }
-    first_token(plan, response.into_body(), nonce).await
+    first_token(plan, response.into_body(), check).await
 }

@@ -11,6 +11,7 @@ use ntonix_runtime::tasks;
 use crate::cancel::{Left, first_token, wait};
 use crate::plan::Plan;
 use crate::streams::brief;
+use crate::tally::Check;
 
 pub(super) async fn leave_all(plan: &Plan, left: &Left) -> anyhow::Result<()> {
     let (mut sender, connection) =
@@ -28,6 +29,7 @@ pub(super) async fn leave_all(plan: &Plan, left: &Left) -> anyhow::Result<()> {
 }
 
 async fn reach(plan: &Plan, sender: &mut SendRequest<Full<Bytes>>, nonce: &str) -> Result<u64, String> {
+    let check = Check::new(nonce.to_owned(), plan.tokens);
     let answered = sender.send_request(request(plan, nonce).map_err(|error| error.to_string())?);
     if plan.departure.is_early() {
         return wait(answered).await;
@@ -36,7 +38,7 @@ async fn reach(plan: &Plan, sender: &mut SendRequest<Full<Bytes>>, nonce: &str) 
     if !response.status().is_success() {
         return Err(format!("status {}", response.status().as_u16()));
     }
-    first_token(plan, response.into_body(), nonce).await
+    first_token(plan, response.into_body(), check).await
 }
 
 fn request(plan: &Plan, nonce: &str) -> http::Result<Request<Full<Bytes>>> {

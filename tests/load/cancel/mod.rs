@@ -65,10 +65,8 @@ impl Left {
     /// Takes note of a stream that is left now, or of what kept it from being left.
     fn note(&self, plan: &Plan, nonce: String, reached: Result<u64, String>) {
         match reached {
-            Ok(left_ns) => {
-                plan.tally().complete += 1;
-                self.lock().insert(nonce, left_ns);
-            }
+            // Whether the backend sees it is known at the end; only then it is counted.
+            Ok(left_ns) => drop(self.lock().insert(nonce, left_ns)),
             Err(error) => plan.tally().fail(error),
         }
     }
@@ -82,9 +80,8 @@ async fn wait<T>(answered: impl Future<Output = T>) -> Result<u64, String> {
     }
 }
 
-/// Reads up to the first token and says when it left.
-async fn first_token(plan: &Plan, mut body: Incoming, nonce: &str) -> Result<u64, String> {
-    let mut check = Check::new(nonce.to_owned(), plan.tokens);
+/// Reads up to the first token and says when it left; `check` began with the request.
+async fn first_token(plan: &Plan, mut body: Incoming, mut check: Check) -> Result<u64, String> {
     let mut splitter = Splitter::new(1024 * 1024);
     while let Some(frame) = body.frame().await {
         let bytes: Bytes = frame.map_err(|error| brief(&error))?.into_data().unwrap_or_default();
@@ -105,7 +102,9 @@ async fn settle(plan: &Plan, mocks: &[Target], mut left: HashMap<String, u64>) -
             let cuts: Vec<Cut> = serde_json::from_slice(&body).context("the mock's cuts cannot be read")?;
             for cut in cuts {
                 if let Some(left_ns) = cut.user.and_then(|nonce| left.remove(&nonce)) {
-                    plan.tally().cut.add(Duration::from_nanos(cut.at_ns.saturating_sub(left_ns)));
+                    let mut tally = plan.tally();
+                    tally.complete += 1;
+                    tally.cut.add(Duration::from_nanos(cut.at_ns.saturating_sub(left_ns)));
                 }
             }
         }

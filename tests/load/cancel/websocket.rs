@@ -9,6 +9,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::cancel::{Left, wait};
 use crate::plan::Plan;
+use crate::tally::Check;
 use crate::websocket::connect;
 
 type Socket = WebSocketStream<TcpStream>;
@@ -16,10 +17,11 @@ type Socket = WebSocketStream<TcpStream>;
 pub(super) async fn leave_all(plan: &Plan, left: &Left) -> anyhow::Result<()> {
     let mut socket = connect(plan).await?;
     while let Some(nonce) = plan.begin() {
+        let check = Check::new(nonce.clone(), plan.tokens);
         let create =
             serde_json::json!({ "t": "create", "id": nonce, "op": "chat.completions", "body": plan.body(&nonce) });
         socket.send(Message::text(create.to_string())).await.context("the socket is closed")?;
-        let reached = reach(plan, &mut socket).await?;
+        let reached = reach(plan, &mut socket, check).await?;
         if reached.is_ok() {
             let cancel = serde_json::json!({ "t": "cancel", "id": nonce });
             socket.send(Message::text(cancel.to_string())).await.context("the socket is closed")?;
@@ -32,15 +34,16 @@ pub(super) async fn leave_all(plan: &Plan, left: &Left) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn reach(plan: &Plan, socket: &mut Socket) -> anyhow::Result<Result<u64, String>> {
+async fn reach(plan: &Plan, socket: &mut Socket, mut check: Check) -> anyhow::Result<Result<u64, String>> {
     let token = async {
         loop {
             let frame = next(socket).await?;
             match frame["t"].as_str() {
-                Some("delta")
-                    if frame["d"]["choices"][0]["delta"]["content"].as_str().is_some_and(|text| !text.is_empty()) =>
-                {
-                    return Ok(());
+                Some("delta") => {
+                    check.event(frame["d"].to_string().as_bytes(), &mut plan.tally());
+                    if check.has_token() {
+                        return Ok(());
+                    }
                 }
                 Some("error") => bail!("{frame}"),
                 _ => {}
