@@ -61,6 +61,15 @@ pub(crate) struct Found {
     pub(crate) pushed: u64,
 }
 
+/// What came of a round so far, in numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Sum {
+    pub(crate) streams: usize,
+    pub(crate) struck: u64,
+    /// Promises whose breaking is seen at once; the books are compared at the end.
+    pub(crate) broken: usize,
+}
+
 /// A stream that is counted as open until this is dropped.
 pub(crate) struct Open<'a>(&'a AtomicU64);
 
@@ -145,6 +154,17 @@ impl Field {
     /// Takes note of a configuration that every worker runs.
     pub(crate) fn pushed(&self) {
         self.found().pushed += 1;
+    }
+
+    /// What came of the round so far.
+    pub(crate) fn sum(&self) -> Sum {
+        let found = self.found();
+        let wrong = found.accounts.iter().filter(|account| account.wrong.is_some()).count();
+        Sum {
+            streams: found.accounts.len(),
+            struck: found.struck.values().sum(),
+            broken: found.violations.len() + wrong,
+        }
     }
 
     /// Hands out what came of the round.

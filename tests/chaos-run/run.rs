@@ -18,6 +18,7 @@ use crate::config::{CREDENTIAL, State, backend_name};
 use crate::field::{Ends, Field, Found};
 use crate::lanes::{self, Plane};
 use crate::plan::{ALICE, GUEST, PROMPT};
+use crate::progress;
 use crate::report::{Report, Resident, Run};
 use crate::schedule::Schedule;
 use crate::settings::Settings;
@@ -61,6 +62,7 @@ pub(crate) async fn run(settings: &Settings, seed: u64, schedule: &Schedule) -> 
         struck: total.struck,
         pushed: total.pushed,
         memory,
+        must_exercise_all: settings.must_exercise_all(),
     }))
 }
 
@@ -105,14 +107,19 @@ impl Cast {
             lanes::backends(&stage, &field, schedule, begun).await;
             anyhow::Ok(())
         };
+        let progress = async {
+            progress::tell(&field, settings.minutes, round, is_over.clone()).await;
+            anyhow::Ok(())
+        };
         let workers = workers.into_iter().map(|worker| worker.run(&stage, &field, schedule, begun, is_over.clone()));
         // All in this task: who strikes has little to do, and what it waits with may stay on one thread.
-        let (plane, workers, (), (), ()) = tokio::try_join!(
+        let (plane, workers, (), (), (), ()) = tokio::try_join!(
             plane.run(&stage, &field, schedule, begun),
             try_join_all(workers),
             backends,
             lanes::links(&stage, &field, schedule, begun),
             clients,
+            progress,
         )?;
         add(&mut books, &mut total, field.take());
         let mut cast = Self { stage, plane, workers, books, total, rounds_kib };

@@ -249,7 +249,7 @@ impl Deck<usize> {
 mod tests {
     use super::*;
 
-    const TWO_MINUTES: Duration = Duration::from_secs(120);
+    const TWO_MINUTES: Duration = crate::settings::ALL_STRUCK;
 
     #[test]
     fn the_same_seed_gives_the_same_schedule_and_another_another() {
