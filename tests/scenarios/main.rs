@@ -30,6 +30,7 @@ mod drain;
 mod handover;
 mod files;
 mod settings;
+mod tools;
 mod golden;
 mod robustness;
 mod clients;

@@ -183,6 +183,15 @@ impl Process {
         Ok(())
     }
 
+    /// Waits until stdout has a text.
+    ///
+    /// # Errors
+    /// When the text does not come.
+    pub async fn printed(&self, text: &str) -> anyhow::Result<()> {
+        let mut output = self.output.subscribe();
+        soon(text, output.wait_for(|output| output.contains(text))).await?.map(drop).context("stdout is closed")
+    }
+
     /// Waits for the JSON log line with this message and returns it.
     ///
     /// # Errors
