@@ -62,6 +62,10 @@ async fn a_thousand_pushes_fail_no_request_and_cut_no_stream() {
     for number in 1..PUSHES {
         let applied = admin.apply(draft(number, &mocks)).await.unwrap().into_inner();
         assert_eq!(applied.revision.unwrap().number, u64::from(number) + 1);
+        if number.is_multiple_of(100) {
+            // Not only before and after: everyone is served while the pushes go on.
+            crowd.served(1).await;
+        }
     }
     worker.runs(u64::from(PUSHES)).await.unwrap();
     crowd.served(1).await;

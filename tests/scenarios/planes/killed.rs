@@ -12,6 +12,8 @@ use super::books::Operator;
 
 /// How often it is killed.
 const KILLS: usize = 200;
+/// More often than any of the calls is made in a start, a write and an end.
+const CALLS_MOST: usize = 200;
 /// The system calls by which a write reaches the disk.
 const CALLS: [&str; 4] = ["pwrite64", "fsync", "ftruncate", "unlink"];
 /// Syncs of three writes, and of the directory.
@@ -72,10 +74,14 @@ async fn killed_at_each_call_that_writes_it_loses_nothing() {
     for call in CALLS {
         let mut cluster = Cluster::without_plane().unwrap();
         let mut operator = Operator::new(&cluster);
-        for number in 1.. {
+        for number in 1..=CALLS_MOST {
+            assert!(number < CALLS_MOST, "{call} is made without end, or no start succeeds any more");
             let Some(wrapper) = sandbox::failing_calls(&format!("{call}:signal=KILL:when={number}")) else { return };
             cluster.wrap_plane(&wrapper);
-            if cluster.start_plane().await.is_err() {
+            if let Err(error) = cluster.start_plane().await {
+                // Killed, it says nothing; what fails by itself says why.
+                let error = format!("{error:#}");
+                assert!(!error.contains("\"ERROR\""), "not killed, but broken: {error}");
                 killed += 1;
                 continue;
             }
