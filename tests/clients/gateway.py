@@ -197,7 +197,13 @@ def example_config(mock_url: str) -> dict:
             {"name": "mock", "backends": [{"name": "one", "url": mock_url}]},
             # A pool of their own, so that the faults cannot open the breaker of the others.
             {"name": "faulty", "backends": [{"name": "one", "url": mock_url}], "breaker": {"failures": 1000}},
-            {"name": "gone", "backends": [{"name": "one", "url": "http://127.0.0.1:1"}]},
+            # Asked and found away each time, however long the tests take: neither its health nor its breaker takes it out.
+            {
+                "name": "gone",
+                "backends": [{"name": "one", "url": "http://127.0.0.1:1"}],
+                "health": {"every": "1h"},
+                "breaker": {"failures": 1000},
+            },
         ],
         "routes": [
             {"model": "mock-model", "aliases": ["mock"], "targets": [{"pool": "mock"}]},
