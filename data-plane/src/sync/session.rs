@@ -43,7 +43,7 @@ pub enum Action {
     },
     /// Send this.
     Send(SyncRequest),
-    /// Try to run this, then tell [`Session::ran`] or [`Session::refused`].
+    /// Try to run this, then tell [`Session::ran`] when it does.
     Run(Snapshot),
     /// The other side does not keep to the protocol: end the stream.
     End(&'static str),
