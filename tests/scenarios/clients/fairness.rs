@@ -14,8 +14,9 @@ use crate::stage::config;
 const SLOW: usize = 20;
 const TOKENS: u64 = 100;
 const PACE: Duration = Duration::from_millis(20);
-/// Mock, worker and client share two noisy processors, and what the fast one has in the sockets' buffers comes first.
-const NOISE: Duration = Duration::from_millis(250);
+/// Mock, worker and client share noisy processors, and what the fast one has in the sockets' buffers comes first. A slow
+/// stream that is starved waits for as long as the fast one runs, which is without end.
+const NOISE: Duration = Duration::from_secs(2);
 
 fn create(id: &str, model: &str) -> Vec<u8> {
     let body = json!({ "model": model, "stream": true, "messages": [] });
