@@ -3,6 +3,7 @@
 use std::{
     cell::Cell,
     collections::VecDeque,
+    convert::Infallible,
     fmt,
     future::poll_fn,
     io,
@@ -23,7 +24,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use ntonix_config::{Backend as Spec, BackendUrl};
 use ntonix_runtime::tasks;
 use rustls::pki_types::ServerName;
-use tokio::{net::TcpStream, time::Instant};
+use tokio::{net::TcpStream, sync::oneshot, time::Instant};
 use tokio_rustls::TlsConnector;
 
 use crate::upstream::io::Io;
@@ -57,13 +58,27 @@ pub(crate) struct Http1 {
     connection: Option<http1::Connection<TokioIo<Io>, Full<Bytes>>>,
 }
 
-/// An HTTP/2 connection, driven by a task of its own, and how many streams are on it.
+/// An HTTP/2 connection, driven by a task of its own.
 struct Shared {
     sender: http2::SendRequest<Full<Bytes>>,
-    streams: Arc<()>,
+    places: Arc<Places>,
     /// The streams that the backend allows.
     allowed: Arc<AtomicUsize>,
 }
+
+/// How many streams are on a shared connection, and since when there is one less. Dropped when neither the shelf nor a
+/// stream has the connection any more.
+#[derive(Debug)]
+struct Places {
+    taken: AtomicUsize,
+    freed: Mutex<Instant>,
+    /// Its other end hears that this is dropped.
+    _had: oneshot::Sender<Infallible>,
+}
+
+/// A place on a shared connection, free again when dropped.
+#[derive(Debug)]
+pub(crate) struct Place(Arc<Places>);
 
 /// A way to send one request.
 #[derive(Debug)]
@@ -75,8 +90,8 @@ pub(crate) enum Link {
         /// It served another request before: the backend may have closed it in the meantime.
         reused: bool,
     },
-    /// A place on a shared connection; the place is free again when the second part is dropped.
-    Http2(http2::SendRequest<Full<Bytes>>, Arc<()>),
+    /// A place on a shared connection.
+    Http2(http2::SendRequest<Full<Bytes>>, Place),
 }
 
 /// Why there is no connection.
@@ -193,8 +208,8 @@ impl Connector {
     }
 
     /// Takes a shared connection out of use for new streams; those that are on it go on.
-    pub(crate) fn retire(&self, place: &Arc<()>) {
-        self.shelf().shared.retain(|shared| !Arc::ptr_eq(&shared.streams, place));
+    pub(crate) fn retire(&self, place: &Place) {
+        self.shelf().shared.retain(|shared| !Arc::ptr_eq(&shared.places, &place.0));
     }
 
     /// Drops the connections that nobody used for a while; called from time to time.
@@ -204,16 +219,16 @@ impl Connector {
             while shelf.idle.front().is_some_and(|idle| now.duration_since(idle.since) > IDLE_AT_MOST) {
                 shelf.idle.pop_front();
             }
-            shelf.shared.retain(|shared| !shared.sender.is_closed());
+            shelf.shared.retain(|shared| shared.is_of_use() && !shared.places.are_unused(now));
         }
     }
 
     fn kept(&self) -> Option<Link> {
         let mut shelf = self.shelf();
         if self.http2 {
-            shelf.shared.retain(|shared| !shared.sender.is_closed());
+            shelf.shared.retain(Shared::is_of_use);
             let shared = shelf.shared.iter().find(|shared| shared.has_room())?;
-            return Some(Link::Http2(shared.sender.clone(), Arc::clone(&shared.streams)));
+            return Some(Link::Http2(shared.sender.clone(), Place::take(&shared.places)));
         }
         // The youngest first: the least likely to have been closed by the backend.
         while let Some(mut idle) = shelf.idle.pop_back() {
@@ -260,8 +275,8 @@ impl Connector {
             .handshake(TokioIo::new(io))
             .await
             .map_err(ConnectError::Http)?;
-        // The connection ends when the last sender and the last stream are gone, or the backend closes it; the streams
-        // on it learn of a failure themselves.
+        // The connection ends when neither the shelf nor a stream has it, or the backend closes it; the streams on it
+        // learn of a failure themselves.
         let allowed = Arc::new(AtomicUsize::new(STREAMS_PER_CONNECTION));
         let seen = Arc::clone(&allowed);
         let driven = poll_fn(move |cx| {
@@ -270,10 +285,19 @@ impl Connector {
             seen.store(connection.current_max_send_streams(), Ordering::Relaxed);
             ended
         });
-        tasks::spawn("backend-http2", async move { drop(driven.await) });
-        let streams = Arc::new(());
-        self.shelf().shared.push(Shared { sender: sender.clone(), streams: Arc::clone(&streams), allowed });
-        Ok(Link::Http2(sender, streams))
+        let (had, left) = oneshot::channel();
+        tasks::spawn("backend-http2", async move {
+            // hyper does not see that it is left while a request waits for a stream that the backend does not allow.
+            tokio::select! {
+                _ended = driven => {}
+                _nobody_has_it = left => {}
+            }
+        });
+        let freed = Mutex::new(Instant::now());
+        let places = Arc::new(Places { taken: AtomicUsize::new(0), freed, _had: had });
+        let place = Place::take(&places);
+        self.shelf().shared.push(Shared { sender: sender.clone(), places, allowed });
+        Ok(Link::Http2(sender, place))
     }
 
     fn shelf(&self) -> MutexGuard<'_, Shelf> {
@@ -288,10 +312,45 @@ fn lock(shelf: &Mutex<Shelf>) -> MutexGuard<'_, Shelf> {
 // === impl Shared ===
 
 impl Shared {
+    /// Can streams go there, now or later? One that allows none would only be joined by the next that is opened.
+    fn is_of_use(&self) -> bool {
+        !self.sender.is_closed() && self.allowed.load(Ordering::Relaxed) > 0
+    }
+
     /// Can one more stream go there at once? More than the backend allows would wait for others to end.
     fn has_room(&self) -> bool {
         let most = self.allowed.load(Ordering::Relaxed).min(STREAMS_PER_CONNECTION);
-        Arc::strong_count(&self.streams) <= most
+        self.places.taken.load(Ordering::Relaxed) < most
+    }
+}
+
+// === impl Places ===
+
+impl Places {
+    /// Was there no stream for so long that the connection is not kept?
+    fn are_unused(&self, now: Instant) -> bool {
+        self.taken.load(Ordering::Acquire) == 0 && now.duration_since(*self.freed()) > IDLE_AT_MOST
+    }
+
+    fn freed(&self) -> MutexGuard<'_, Instant> {
+        self.freed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    fn take(places: &Arc<Places>) -> Self {
+        places.taken.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(places))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // First the time: once the place is free, it is looked at.
+        *self.0.freed() = Instant::now();
+        self.0.taken.fetch_sub(1, Ordering::Release);
     }
 }
 

@@ -28,7 +28,7 @@ use hyper::{
 };
 
 pub(crate) use self::connect::Connector;
-use self::connect::{ConnectError, Http1, Link};
+use self::connect::{ConnectError, Http1, Link, Place};
 use crate::refusal::{Kind, Refusal};
 
 /// What a backend answered so far.
@@ -52,9 +52,8 @@ pub(crate) struct Body {
 #[derive(Debug)]
 enum Carrier {
     Http1(Http1Carrier),
-    /// The place on a shared connection, free again when dropped.
     Http2 {
-        _place: Arc<()>,
+        _place: Place,
     },
     /// The body has ended and the connection is back on its shelf, or gone.
     Gone,

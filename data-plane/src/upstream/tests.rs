@@ -1,38 +1,52 @@
-use std::{net::SocketAddr, sync::atomic::AtomicUsize, sync::atomic::Ordering};
+use std::{convert::Infallible, net::SocketAddr, sync::atomic::AtomicUsize, sync::atomic::Ordering};
+
+use futures_util::future::join_all;
+use hyper::{server::conn as server, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::Notify,
+    sync::{Notify, watch},
     task::coop,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use ntonix_runtime::tasks;
 
 use super::*;
 
+const SECOND: Duration = Duration::from_secs(1);
 const SECONDS: Duration = Duration::from_secs(20);
 
 fn connector(address: SocketAddr) -> Arc<Connector> {
-    let text = format!("pools:\n  - name: p\n    backends: [{{ name: b, url: 'http://{address}' }}]\n");
+    connector_with(address, "")
+}
+
+fn connector_with(address: SocketAddr, members: &str) -> Arc<Connector> {
+    let text = format!("pools:\n  - name: p\n    backends: [{{ name: b, url: 'http://{address}', {members} }}]\n");
     let source = ntonix_config::Source::read(&text, std::path::Path::new("/")).unwrap();
     let config = ntonix_config::validate(&source.draft).unwrap();
     Arc::new(Connector::new(&config.pools[0].backends[0], None, 1).unwrap())
 }
 
 async fn get(connector: &Arc<Connector>) -> Result<(), AskError> {
+    let mut answer = head(connector).await?;
+    while let Some(data) = answer.body.data().await {
+        data?;
+    }
+    Ok(())
+}
+
+/// Asks, and leaves the body where it is.
+async fn head(connector: &Arc<Connector>) -> Result<Answer, AskError> {
     let request = |version| {
         let mut request = Request::new(Full::new(Bytes::new()));
         *request.uri_mut() = connector.uri("/", version);
         connector.set_host(request.headers_mut(), version);
         request
     };
-    let mut answer = ask(connector, SECONDS, IfLost::AskAgain, request).await?;
-    while let Some(data) = answer.body.data().await {
-        data?;
-    }
-    Ok(())
+    ask(connector, SECONDS, IfLost::AskAgain, request).await
 }
 
 /// Answers one request on a connection.
@@ -126,4 +140,88 @@ async fn a_connection_is_used_again_after_a_clean_end() {
         }
     };
     timeout(SECONDS, async { tokio::join!(backend, asking) }).await.expect("a second connection was waited for");
+}
+
+/// Its connections, as many as there are at a time.
+struct Http2Backend {
+    connector: Arc<Connector>,
+    live: watch::Receiver<usize>,
+}
+
+impl Http2Backend {
+    /// Serves each connection by `serve`, to its end.
+    async fn start<F: Future<Output = ()> + Send>(serve: impl Fn(TcpStream) -> F + Send + Clone + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connector = connector_with(listener.local_addr().unwrap(), "http2: true");
+        let (count, live) = watch::channel(0);
+        tasks::spawn("backend", async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (count, serve) = (count.clone(), serve.clone());
+                count.send_modify(|live| *live += 1);
+                tasks::spawn("backend-connection", async move {
+                    serve(stream).await;
+                    count.send_modify(|live| *live -= 1);
+                });
+            }
+        });
+        Self { connector, live }
+    }
+
+    /// Waits until it has so many connections.
+    async fn until(&mut self, connections: usize) {
+        let waited = timeout(SECONDS, self.live.wait_for(|live| *live == connections)).await;
+        waited.unwrap_or_else(|_| panic!("not {connections}")).unwrap();
+    }
+}
+
+/// Answers every request of a connection.
+async fn serve_all(stream: TcpStream) {
+    let service = service_fn(|_| async { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"ok")))) });
+    let ended = server::http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+    drop(ended);
+}
+
+#[tokio::test]
+async fn shared_connections_that_a_burst_has_left_are_dropped_and_one_in_use_is_not() {
+    let mut backend = Http2Backend::start(serve_all).await;
+    let connector = Arc::clone(&backend.connector);
+    let asked = join_all((0..20).map(|_| head(&connector)));
+    let mut answers = timeout(SECONDS, asked).await.expect("it hangs");
+    let opened = *backend.live.borrow();
+    assert!(opened > 2, "{opened}");
+    // One stream on one of them goes on.
+    let last = answers.pop().unwrap().unwrap();
+    drop(answers);
+    connector.prune(Instant::now() + 30 * SECOND);
+    // Whatever the prune had dropped would be seen by the time of an answer.
+    timeout(SECONDS, get(&connector)).await.expect("it hangs").unwrap();
+    assert_eq!(*backend.live.borrow(), opened, "idle for less than a minute");
+    connector.prune(Instant::now() + 90 * SECOND);
+    backend.until(1).await;
+    timeout(SECONDS, get(&connector)).await.expect("it hangs").unwrap();
+    assert_eq!(*backend.live.borrow(), 1, "the one in use is still shared");
+    drop(last);
+    connector.prune(Instant::now() + 90 * SECOND);
+    backend.until(0).await;
+}
+
+/// Allows no stream, and reads to the end.
+async fn allow_none(mut stream: TcpStream) {
+    // SETTINGS_MAX_CONCURRENT_STREAMS: 0.
+    stream.write_all(&[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0]).await.unwrap();
+    let mut read = [0; 1024];
+    while stream.read(&mut read).await.is_ok_and(|length| length > 0) {}
+}
+
+#[tokio::test]
+async fn a_backend_that_allows_no_streams_does_not_gather_connections() {
+    let mut backend = Http2Backend::start(allow_none).await;
+    for _ in 0..10 {
+        // As long as its client waits. What a backend allows is known when the connection is asked for the next stream.
+        timeout(SECOND / 50, get(&backend.connector)).await.unwrap_err();
+    }
+    timeout(SECONDS, backend.live.wait_for(|live| *live <= 1)).await.expect("they stay").unwrap();
+    backend.connector.prune(Instant::now() + 90 * SECOND);
+    backend.until(0).await;
 }
