@@ -1,4 +1,4 @@
-"""A short run of the load driver in each of its modes, through a worker and, where it is installed, through nginx.
+"""A short run of the load driver in each of its modes, through a worker; its comparisons have a run of their own.
 
 Every token is checked, and one that is lost fails the run. The figures are those of a debug build on a machine with other
 work: they are shown, not judged. docs/performance.md says how to measure.
@@ -23,8 +23,6 @@ MODES = {
     "ws": ["--streams", "64", "--sockets", "2", "--duration", "2s"],
     "cancel": ["--over", "ws", "--streams", "20", "--count", "100"],
 }
-# What nginx can do as well.
-COMPARED = ("unary", "paced", "fast")
 RUN_WITHIN_S = 120
 
 NGINX_CONFIG = """
@@ -54,13 +52,12 @@ http {{
 """
 
 
-def load(mode: str, *flags: str, into: Path) -> None:
-    """One run of the load driver, its result in `into`; fails when a token was wrong."""
-    command = [PROGRAMS / "ntonix-load", mode, *MODES[mode], "--json", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_WITHIN_S, check=False)
-    into.write_text(done.stdout)
+def load(mode: str, *flags: str) -> None:
+    """One run of the load driver, its result on stdout; fails when a token was wrong."""
+    command = [PROGRAMS / "ntonix-load", mode, *MODES[mode], *flags]
+    done = subprocess.run(command, timeout=RUN_WITHIN_S, check=False)
     if done.returncode != 0:
-        sys.exit(f"{mode} failed:\n{done.stdout}{done.stderr}")
+        sys.exit(f"{mode} failed")
 
 
 @contextlib.contextmanager
@@ -83,15 +80,8 @@ def main() -> None:
         pool = {"name": "mock", "backends": [{"name": "one", "url": mock_url}]}
         routes = [{"model": "*", "targets": [{"pool": "mock"}]}]
         serving = stack.enter_context(gateway({"pools": [pool], "routes": routes}))
-        other = stack.enter_context(nginx(folder, mock_url)) if shutil.which("nginx") else None
         for mode in MODES:
-            files = [folder / f"{mode}.json"]
-            told = ["--mock", mock_url, "--watch-pid", str(serving.pid), "--label", "ntonix"]
-            load(mode, "--url", serving.url, *told, into=files[0])
-            if other and mode in COMPARED:
-                files.insert(0, folder / f"{mode}-nginx.json")
-                load(mode, "--url", other, "--label", "nginx", into=files[0])
-            subprocess.run([PROGRAMS / "ntonix-load", "compare", *files], check=True)
+            load(mode, "--url", serving.url, "--mock", mock_url, "--watch-pid", str(serving.pid))
 
 
 if __name__ == "__main__":

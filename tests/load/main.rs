@@ -1,4 +1,5 @@
-//! Drives bounded load through a gateway to the mock backend and checks every token: `ntonix-load paced --streams 400`.
+//! Drives bounded load through a gateway to the mock backend and checks every token: `ntonix-load paced --streams 400`;
+//! or through several proxies in turns: `ntonix-load compare`.
 //!
 //! Every token of the mock carries the request's nonce, its number and the time it was written, so that a token that is
 //! lost, doubled, reordered or sent to the wrong client shows. The exit code is 1 when any token was wrong or any
@@ -13,6 +14,7 @@ mod report;
 mod streams;
 mod cancel;
 mod websocket;
+mod compare;
 #[cfg(test)]
 mod tests;
 
@@ -21,20 +23,20 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use ntonix_runtime::listen;
 use ntonix_runtime::settings::parse;
+use ntonix_runtime::{listen, tls};
 
 use crate::plan::Plan;
 use crate::process::Watched;
 use crate::report::Report;
-use crate::settings::{Command, Departure, Load, Mode, Settings};
+use crate::settings::{Departure, Load, Mode, Over, Settings, Work};
 
 fn main() -> ExitCode {
     let settings: Settings = match parse(std::env::args_os()) {
         Ok(settings) => settings,
         Err(code) => return code,
     };
-    match run(settings.command) {
+    match run(settings.command.work()) {
         Ok(code) => code,
         Err(error) => {
             // There is no other place to complain to when stderr is closed.
@@ -44,21 +46,20 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<ExitCode> {
-    let (mode, departure, load) = match command.run() {
-        Ok(run) => run,
-        Err(files) => {
-            let reports: Vec<Report> = files.iter().map(|file| Report::read(file)).collect::<Result<_, _>>()?;
-            tell(&report::comparison(&reports))?;
-            return Ok(ExitCode::SUCCESS);
+fn run(work: Work) -> anyhow::Result<ExitCode> {
+    listen::raise_open_files();
+    tls::install_provider();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let is_good = match work {
+        Work::Compare(settings) => runtime.block_on(compare::run(&settings))?,
+        Work::Drive(mode, departure, load) => {
+            let json = load.json;
+            let report = runtime.block_on(drive(mode, departure, *load))?;
+            tell(&if json { report.to_json()? } else { report.to_string() })?;
+            report.is_clean()
         }
     };
-    listen::raise_open_files();
-    let json = load.json;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let report = runtime.block_on(drive(mode, departure, load))?;
-    tell(&if json { report.to_json()? } else { report.to_string() })?;
-    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn drive(mode: Mode, departure: Departure, load: Load) -> anyhow::Result<Report> {
@@ -66,10 +67,10 @@ async fn drive(mode: Mode, departure: Departure, load: Load) -> anyhow::Result<R
     let plan = Arc::new(Plan::new(mode, departure, load)?);
     let watching = watched.clone();
     let sampler = ntonix_runtime::tasks::spawn("sampler", async move { watching.sample_for_ever().await });
-    match mode {
-        Mode::Unary | Mode::Paced | Mode::Fast | Mode::Held => streams::run(&plan).await?,
-        Mode::Ws => websocket::run(&plan).await?,
-        Mode::Cancel => cancel::run(&plan).await?,
+    match (mode, plan.load.over) {
+        (Mode::Cancel, _) => cancel::run(&plan).await?,
+        (_, Over::Ws) => websocket::run(&plan).await?,
+        (_, Over::Http1 | Over::Http2) => streams::run(&plan).await?,
     }
     sampler.abort();
     Ok(Report::new(&plan, watched.end()?))

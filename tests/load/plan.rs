@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::settings::{Departure, Load, Mode};
+use crate::settings::{Departure, Load, Mode, Over};
 use crate::tally::Tally;
 use crate::target::Target;
 
@@ -23,7 +23,9 @@ pub(crate) struct Plan {
     pub(crate) mode: Mode,
     pub(crate) departure: Departure,
     pub(crate) load: Load,
-    pub(crate) target: Target,
+    /// One for each URL; never empty.
+    targets: Vec<Target>,
+    prompt: String,
     pub(crate) tokens: u64,
     pub(crate) pause: Duration,
     pub(crate) started: Instant,
@@ -39,15 +41,19 @@ impl Plan {
     pub(crate) fn new(mode: Mode, departure: Departure, load: Load) -> anyhow::Result<Self> {
         let (tokens, pause, count) = match mode {
             Mode::Unary => (10, Duration::ZERO, u64::MAX),
-            Mode::Fast | Mode::Ws => (200, Duration::ZERO, u64::MAX),
+            Mode::Fast => (200, Duration::ZERO, u64::MAX),
             Mode::Paced => (200, Duration::from_millis(20), u64::MAX),
             Mode::Held => (2, load.duration, u64::from(load.streams)),
             Mode::Cancel => (200, Duration::from_millis(20), CANCELS),
         };
+        let target = |url: &String| Target::new(url, &load);
+        let targets: Vec<Target> = load.url.iter().map(target).collect::<Result<_, _>>()?;
+        anyhow::ensure!(!targets.is_empty(), "there is no --url");
         Ok(Self {
             mode,
             departure,
-            target: Target::new(&load.url, load.key.as_deref())?,
+            targets,
+            prompt: "count".chars().cycle().take(load.prompt).collect(),
             tokens: load.tokens.unwrap_or(tokens),
             pause: load.pause.unwrap_or(pause),
             started: Instant::now(),
@@ -57,6 +63,11 @@ impl Plan {
             tally: Mutex::new(Tally::new()?),
             load,
         })
+    }
+
+    /// Whether there shall be a further request.
+    pub(crate) fn has_more(&self) -> bool {
+        self.started.elapsed() < self.load.duration && self.left.load(Ordering::Relaxed) > 0
     }
 
     /// The nonce of the next request; `None` when there shall be no more.
@@ -69,15 +80,35 @@ impl Plan {
         Some(format!("{:x}-{:x}", self.seed, self.begun.fetch_add(1, Ordering::Relaxed)))
     }
 
+    /// Where the connection of this number goes.
+    pub(crate) fn target(&self, index: u32) -> &Target {
+        &self.targets[index as usize % self.targets.len()]
+    }
+
     /// How many requests have begun.
     pub(crate) fn begun(&self) -> u64 {
         self.begun.load(Ordering::Relaxed)
     }
 
-    /// Spreads the starts of paced streams over one pause, so that they do not tick together.
-    pub(crate) async fn stagger(&self, index: u32) {
-        if self.mode != Mode::Held {
-            tokio::time::sleep(self.pause.mul_f64(f64::from(index) / f64::from(self.load.streams))).await;
+    /// How many connections there are at once.
+    pub(crate) fn connections(&self) -> u32 {
+        if self.load.over == Over::Http1 { self.load.streams } else { self.load.sockets.min(self.load.streams) }
+    }
+
+    /// Spreads the starts of connections over one pause, so that paced streams do not tick together.
+    pub(crate) async fn stagger(&self, connection: u32) {
+        self.start_at(f64::from(connection) / f64::from(self.load.streams)).await;
+    }
+
+    /// The same for the streams of one connection, between its start and that of the next.
+    pub(crate) async fn stagger_lane(&self, lane: u32) {
+        let each = f64::from(self.connections()) / f64::from(self.load.streams);
+        self.start_at(f64::from(lane) * each).await;
+    }
+
+    async fn start_at(&self, share: f64) {
+        if self.mode != Mode::Held && share > 0.0 {
+            tokio::time::sleep(self.pause.mul_f64(share)).await;
         }
     }
 
@@ -92,7 +123,8 @@ impl Plan {
             "user": nonce,
             "mock_pause_us": u64::try_from(self.pause.as_micros()).unwrap_or(u64::MAX),
             "mock_first_us": first,
-            "messages": [{ "role": "user", "content": "count" }],
+            "mock_events": self.load.together,
+            "messages": [{ "role": "user", "content": self.prompt }],
         })
     }
 

@@ -2,46 +2,45 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
 
-use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::Plan;
 use crate::process::Usage;
-use crate::settings::Mode;
+use crate::settings::{Mode, Over};
 use crate::tally::{Times, Wrong};
 
 /// One run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Report {
-    mode: String,
-    label: String,
-    url: String,
-    streams: u32,
-    sockets: Option<u32>,
-    tokens_per_answer: u64,
-    pause_ms: f64,
-    seconds: f64,
-    requests: u64,
-    complete: u64,
-    failed: BTreeMap<String, u64>,
-    tokens: u64,
-    wrong: Wrong,
+    pub(crate) mode: String,
+    pub(crate) url: String,
+    pub(crate) streams: u32,
+    pub(crate) sockets: Option<u32>,
+    pub(crate) tokens_per_answer: u64,
+    pub(crate) pause_ms: f64,
+    pub(crate) seconds: f64,
+    pub(crate) requests: u64,
+    pub(crate) complete: u64,
+    pub(crate) failed: BTreeMap<String, u64>,
+    pub(crate) tokens: u64,
+    /// Answers that had begun and not ended, at most.
+    pub(crate) open_most: u64,
+    pub(crate) wrong: Wrong,
     /// `request`, `first_token`, `travel`, `cut`: those that were measured.
-    times: BTreeMap<String, Quantiles>,
-    watched: Option<Usage>,
-    cpu_us_per_request: Option<f64>,
-    cpu_us_per_token: Option<f64>,
-    kib_per_stream: Option<f64>,
+    pub(crate) times: BTreeMap<String, Quantiles>,
+    pub(crate) watched: Option<Usage>,
+    pub(crate) cpu_us_per_request: Option<f64>,
+    pub(crate) cpu_us_per_token: Option<f64>,
+    pub(crate) kib_per_stream: Option<f64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Quantiles {
-    count: u64,
-    p50_us: u64,
-    p99_us: u64,
-    max_us: u64,
+pub(crate) struct Quantiles {
+    pub(crate) count: u64,
+    pub(crate) p50_us: u64,
+    pub(crate) p99_us: u64,
+    pub(crate) max_us: u64,
 }
 
 // === impl Report ===
@@ -64,10 +63,9 @@ impl Report {
             |usage: &Usage| usage.peak_kib.saturating_sub(usage.start_kib) as f64 / f64::from(plan.load.streams);
         Self {
             mode: mode_of(plan),
-            label: plan.load.label.clone(),
-            url: plan.load.url.clone(),
+            url: plan.load.url.join(", "),
             streams: plan.load.streams,
-            sockets: (plan.mode == Mode::Ws).then_some(plan.load.sockets),
+            sockets: (plan.load.over != Over::Http1).then_some(plan.load.sockets),
             tokens_per_answer: plan.tokens,
             pause_ms: plan.pause.as_secs_f64() * 1e3,
             seconds: plan.started.elapsed().as_secs_f64(),
@@ -75,6 +73,7 @@ impl Report {
             complete: tally.complete,
             failed: tally.failed.clone(),
             tokens: tally.tokens,
+            open_most: tally.open_most,
             wrong: tally.wrong.clone(),
             times: times
                 .into_iter()
@@ -86,12 +85,6 @@ impl Report {
             kib_per_stream: watched.as_ref().map(kib_per_stream),
             watched,
         }
-    }
-
-    /// Reads what an earlier run printed with `--json`.
-    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_str(&text).with_context(|| format!("{} is no result of a run", path.display()))
     }
 
     pub(crate) fn to_json(&self) -> serde_json::Result<String> {
@@ -109,8 +102,7 @@ impl Report {
     }
 
     fn title(&self) -> String {
-        let label = if self.label.is_empty() { &self.url } else { &self.label };
-        format!("{} {label}", self.mode)
+        format!("{} {}", self.mode, self.url)
     }
 
     fn per_second(&self, count: u64) -> f64 {
@@ -192,51 +184,15 @@ impl fmt::Display for Quantiles {
 /// The mode, and how its clients leave when they do.
 fn mode_of(plan: &Plan) -> String {
     let name = plan.mode.name();
+    let over = plan.load.over;
     if plan.mode != Mode::Cancel {
-        return name.to_owned();
+        return if over == Over::Http1 { name.to_owned() } else { format!("{name} {}", over.name()) };
     }
     let departure = plan.departure;
     let what = if departure.whole { " whole" } else { "" };
     // An answer in one piece is always waited for.
     let when = if departure.waiting && !departure.whole { " waiting" } else { "" };
-    format!("{name} {}{what}{when}", departure.over.name())
-}
-
-/// The runs in one Markdown table; ratios are to the first.
-pub(crate) fn comparison(reports: &[Report]) -> String {
-    let mut table = String::from(
-        "| run | answers/s | tokens/s | CPU per request | CPU per token | first token p50 / p99 | travel p50 / p99 \
-         | KiB per stream | failed | wrong |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
-    );
-    let Some(first) = reports.first() else { return table };
-    for report in reports {
-        let cells = [
-            report.title(),
-            format!("{:.0}", report.per_second(report.complete)),
-            format!("{:.0}", report.per_second(report.tokens)),
-            cost(report.cpu_us_per_request, first.cpu_us_per_request, "µs"),
-            cost(report.cpu_us_per_token, first.cpu_us_per_token, "µs"),
-            quantiles(report.times.get("first_token")),
-            quantiles(report.times.get("travel")),
-            cost(report.kib_per_stream, first.kib_per_stream, "KiB"),
-            report.failed.values().sum::<u64>().to_string(),
-            report.wrong.total().to_string(),
-        ];
-        table.push_str(&format!("| {} |\n", cells.join(" | ")));
-    }
-    table
-}
-
-fn cost(value: Option<f64>, first: Option<f64>, unit: &str) -> String {
-    match (value, first) {
-        (None, _) => "–".to_owned(),
-        (Some(value), Some(first)) if first > 0.0 => format!("{value:.1} {unit} ({:.2} ×)", value / first),
-        (Some(value), _) => format!("{value:.1} {unit}"),
-    }
-}
-
-fn quantiles(times: Option<&Quantiles>) -> String {
-    times.map_or_else(|| "–".to_owned(), |times| format!("{} / {}", ms(times.p50_us), ms(times.p99_us)))
+    format!("{name} {}{what}{when}", over.name())
 }
 
 fn ms(us: u64) -> String {

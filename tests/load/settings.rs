@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use ntonix_tests::mock_llm;
 
+use crate::compare;
+
 /// Drives load through a gateway to mock backends, checks every token, reports throughput, latency, CPU and memory.
 #[derive(Debug, clap::Parser)]
 #[command(name = "ntonix-load", version)]
@@ -23,7 +25,7 @@ pub(crate) enum Command {
     Fast(Load),
     /// Streams that are all open at once and say nothing for --duration
     Held(Load),
-    /// Streams on ntonix.v1 WebSockets
+    /// Streams without pauses on ntonix.v1 WebSockets: fast --over ws
     Ws(Load),
     /// Requests that the client leaves, and how long until the backend sees it
     Cancel {
@@ -32,20 +34,22 @@ pub(crate) enum Command {
         #[command(flatten)]
         load: Load,
     },
-    /// Prints the results of several runs (--json) side by side; the first is what the others are measured by
-    Compare {
-        /// Files with one result each
-        #[arg(required = true, value_name = "FILE")]
-        files: Vec<PathBuf>,
-    },
+    /// NTONIX beside nginx, HAProxy and a direct connection, in turns, case by case
+    Compare(compare::Settings),
+}
+
+/// What a command comes down to.
+#[derive(Debug)]
+pub(crate) enum Work {
+    /// One run against whatever is at --url.
+    Drive(Mode, Departure, Box<Load>),
+    /// Many runs against programs that it starts.
+    Compare(compare::Settings),
 }
 
 /// How clients leave.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::Args)]
 pub(crate) struct Departure {
-    /// How the client speaks; over http2 and ws it leaves one stream and keeps its connection
-    #[arg(long, value_enum, value_name = "TRANSPORT", default_value_t)]
-    pub(crate) over: Over,
     /// Leave while the backend has not said anything yet, instead of after the first token
     #[arg(long)]
     pub(crate) waiting: bool,
@@ -57,12 +61,12 @@ pub(crate) struct Departure {
 /// How a client speaks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Over {
-    /// HTTP/1.1, a connection for each request
+    /// HTTP/1.1, a connection for each of --streams; for each request, when clients leave
     #[default]
     Http1,
-    /// HTTP/2, a connection for each of --streams
+    /// HTTP/2 on --sockets connections; a connection for each of --streams, when clients leave
     Http2,
-    /// ntonix.v1, a WebSocket for each of --streams
+    /// ntonix.v1 on --sockets WebSockets; a WebSocket for each of --streams, when clients leave
     Ws,
 }
 
@@ -73,20 +77,25 @@ pub(crate) enum Mode {
     Paced,
     Fast,
     Held,
-    Ws,
     Cancel,
 }
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Load {
-    /// Where the gateway is; http only
+    /// Where the gateway is, http or https; repeatable, then connections take them in turn
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
-    pub(crate) url: String,
+    pub(crate) url: Vec<String>,
+    /// Authorities to believe behind https, PEM [default: the system's]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// How clients speak; one that leaves over http2 or ws leaves a stream and keeps its connection
+    #[arg(long, value_enum, value_name = "TRANSPORT", default_value_t)]
+    pub(crate) over: Over,
     /// Streams at once; for unary requests, connections
     #[arg(long, visible_alias = "connections", value_name = "COUNT", default_value_t = 64,
         value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) streams: u32,
-    /// WebSockets that the streams are spread over
+    /// Connections of HTTP/2 or WebSockets that the streams are spread over
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) sockets: u32,
     /// Tokens of each answer [default: 10 for unary, 2 for held, else 200]
@@ -95,6 +104,15 @@ pub(crate) struct Load {
     /// Pause between tokens [default: 20ms for paced and cancel, --duration for held, else none]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) pause: Option<Duration>,
+    /// Tokens that the mock writes at once [default: whatever it has, when there is no pause]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) together: Option<u64>,
+    /// Size of the question in each request, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 5)]
+    pub(crate) prompt: usize,
+    /// Leave an answer when it has so many tokens; it is complete then
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) leave_after: Option<u64>,
     /// No request starts later than this after the first
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
     pub(crate) duration: Duration,
@@ -113,29 +131,53 @@ pub(crate) struct Load {
     /// Where the mock is, to ask it when it saw the cuts; needed by cancel, repeatable
     #[arg(long, value_name = "URL")]
     pub(crate) mock: Vec<String>,
-    /// Name of this run in a comparison
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    pub(crate) label: String,
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub(crate) json: bool,
 }
 
+// === impl Load ===
+
+impl Load {
+    /// What every run starts from that is not made from a command line.
+    pub(crate) fn new(url: Vec<String>, duration: Duration) -> Self {
+        Self {
+            url,
+            ca: None,
+            over: Over::Http1,
+            streams: 1,
+            sockets: 1,
+            tokens: None,
+            pause: None,
+            together: None,
+            prompt: 5,
+            leave_after: None,
+            duration,
+            count: None,
+            watch_pid: Vec::new(),
+            key: None,
+            model: mock_llm::MODEL.to_owned(),
+            mock: Vec::new(),
+            json: false,
+        }
+    }
+}
+
 // === impl Command ===
 
 impl Command {
-    /// What is to be run; the files to compare when nothing is.
-    pub(crate) fn run(self) -> Result<(Mode, Departure, Load), Vec<PathBuf>> {
-        let (mode, load) = match self {
-            Self::Compare { files } => return Err(files),
-            Self::Cancel { departure, load } => return Ok((Mode::Cancel, departure, load)),
-            Self::Unary(load) => (Mode::Unary, load),
-            Self::Paced(load) => (Mode::Paced, load),
-            Self::Fast(load) => (Mode::Fast, load),
-            Self::Held(load) => (Mode::Held, load),
-            Self::Ws(load) => (Mode::Ws, load),
+    /// What is to be done.
+    pub(crate) fn work(self) -> Work {
+        let (mode, departure, load) = match self {
+            Self::Compare(settings) => return Work::Compare(settings),
+            Self::Cancel { departure, load } => (Mode::Cancel, departure, load),
+            Self::Unary(load) => (Mode::Unary, Departure::default(), load),
+            Self::Paced(load) => (Mode::Paced, Departure::default(), load),
+            Self::Fast(load) => (Mode::Fast, Departure::default(), load),
+            Self::Held(load) => (Mode::Held, Departure::default(), load),
+            Self::Ws(load) => (Mode::Fast, Departure::default(), Load { over: Over::Ws, ..load }),
         };
-        Ok((mode, Departure::default(), load))
+        Work::Drive(mode, departure, Box::new(load))
     }
 }
 
@@ -169,7 +211,6 @@ impl Mode {
             Self::Paced => "paced",
             Self::Fast => "fast",
             Self::Held => "held",
-            Self::Ws => "ws",
             Self::Cancel => "cancel",
         }
     }

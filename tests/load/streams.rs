@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use http::StatusCode;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -25,22 +26,23 @@ const REOPEN_PAUSE: Duration = Duration::from_millis(50);
 
 pub(crate) async fn run(plan: &Arc<Plan>) -> anyhow::Result<()> {
     let opening = Arc::new(Semaphore::new(OPENING_MAX));
-    let workers: Vec<_> = (0..plan.load.streams)
-        .map(|index| tasks::spawn("worker", worker(plan.clone(), opening.clone(), index)))
-        .collect();
+    let connections = plan.connections();
+    let (share, rest) = (plan.load.streams / connections, plan.load.streams % connections);
+    let worker = |index| worker(plan.clone(), opening.clone(), index, share + u32::from(index < rest));
+    let workers: Vec<_> = (0..connections).map(|index| tasks::spawn("worker", worker(index))).collect();
     for worker in workers {
         worker.await?;
     }
     Ok(())
 }
 
-/// One connection after another, each for as many requests as it lives.
-async fn worker(plan: Arc<Plan>, opening: Arc<Semaphore>, index: u32) {
+/// One connection after another, each for as many requests as it lives, `lanes` of them at once.
+async fn worker(plan: Arc<Plan>, opening: Arc<Semaphore>, index: u32, lanes: u32) {
     plan.stagger(index).await;
-    loop {
+    while plan.has_more() {
         let is_over = {
             let Ok(permit) = opening.acquire().await else { return };
-            plan.target.with_connection(|connection| requests(&plan, connection, permit)).await
+            plan.target(index).with_connection(|connection| serve(&plan, connection.lanes(lanes), permit)).await
         };
         match is_over {
             Ok(true) => return,
@@ -58,15 +60,31 @@ async fn worker(plan: Arc<Plan>, opening: Arc<Semaphore>, index: u32) {
 }
 
 /// Returns true when there is nothing left to do, false when the connection cannot be used any more.
-async fn requests(plan: &Plan, mut connection: Connection, permit: SemaphorePermit<'_>) -> bool {
+async fn serve(plan: &Plan, lanes: Vec<Connection>, permit: SemaphorePermit<'_>) -> bool {
     let mut permit = Some(permit);
+    let lanes = lanes.into_iter().zip(0..).map(|(lane, number)| {
+        let permit = permit.take();
+        async move {
+            plan.stagger_lane(number).await;
+            requests(plan, lane, permit).await
+        }
+    });
+    join_all(lanes).await.into_iter().all(|is_over| is_over)
+}
+
+async fn requests(plan: &Plan, mut connection: Connection, mut permit: Option<SemaphorePermit<'_>>) -> bool {
     while let Some(nonce) = plan.begin() {
         let body = plan.body_bytes(&nonce);
         let mut check = Check::new(nonce, plan.tokens);
         let result = request(plan, &mut connection, body, &mut check, &mut permit).await;
         let lost = result.err().map(|error| brief(&error));
         let is_lost = lost.is_some();
+        // A client that leaves in the middle of an answer of HTTP/1.1 leaves its connection.
+        let has_left = check.has_left() && !connection.has_lanes();
         check.settle(lost, &mut plan.tally());
+        if has_left {
+            return false;
+        }
         if is_lost {
             return false;
         }
@@ -108,6 +126,9 @@ async fn stream(
         read(plan, &mut splitter, bytes, check);
         if check.has_token() {
             *permit = None;
+        }
+        if plan.load.leave_after.is_some_and(|tokens| check.leave(tokens)) {
+            break;
         }
     }
     Ok(())

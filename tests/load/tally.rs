@@ -23,6 +23,9 @@ pub(crate) struct Tally {
     pub(crate) failed: BTreeMap<String, u64>,
     /// Tokens that arrived.
     pub(crate) tokens: u64,
+    /// Answers that have begun and not ended, now and at most.
+    open: u64,
+    pub(crate) open_most: u64,
     pub(crate) wrong: Wrong,
     /// From the request to the end of its answer.
     pub(crate) request: Times,
@@ -66,6 +69,8 @@ pub(crate) struct Check {
     has_token: bool,
     has_stop: bool,
     is_done: bool,
+    /// The client has left, with all that it wanted.
+    has_left: bool,
     error: Option<String>,
 }
 
@@ -77,6 +82,8 @@ impl Tally {
             complete: 0,
             failed: BTreeMap::new(),
             tokens: 0,
+            open: 0,
+            open_most: 0,
             wrong: Wrong::default(),
             request: Times::new()?,
             first_token: Times::new()?,
@@ -135,12 +142,23 @@ impl Check {
             has_token: false,
             has_stop: false,
             is_done: false,
+            has_left: false,
             error: None,
         }
     }
 
     pub(crate) fn has_token(&self) -> bool {
         self.has_token
+    }
+
+    /// Leaves when there are so many tokens; says whether it has.
+    pub(crate) fn leave(&mut self, tokens: u64) -> bool {
+        self.has_left = self.error.is_none() && self.next >= tokens;
+        self.has_left
+    }
+
+    pub(crate) fn has_left(&self) -> bool {
+        self.has_left
     }
 
     /// Looks at the payload of one event, or at a whole body.
@@ -172,8 +190,11 @@ impl Check {
     /// Adds the answer to the tally; `lost` says what broke the connection, if something did.
     pub(crate) fn settle(self, lost: Option<String>, tally: &mut Tally) {
         tally.wrong.lost += self.missing.len() as u64;
+        tally.open -= u64::from(self.has_token);
         if let Some(reason) = self.error.or(lost) {
             tally.fail(reason);
+        } else if self.has_left {
+            tally.complete += 1;
         } else if !self.is_done {
             tally.wrong.truncated += 1;
         } else if self.next < self.tokens {
@@ -190,6 +211,8 @@ impl Check {
         for token in Token::all(text) {
             if !std::mem::replace(&mut self.has_token, true) {
                 tally.first_token.add(self.begun.elapsed());
+                tally.open += 1;
+                tally.open_most = tally.open_most.max(tally.open);
             }
             tally.tokens += 1;
             match token {

@@ -85,8 +85,8 @@ fn proc_is_read_whatever_the_process_is_called() {
 
 async fn drive_with(line: &str) -> Report {
     let settings = Settings::parse_from(line.split(' '));
-    let (mode, departure, load) = settings.command.run().unwrap();
-    drive(mode, departure, load).await.unwrap()
+    let Work::Drive(mode, departure, load) = settings.command.work() else { panic!("{line} drives nothing") };
+    drive(mode, departure, *load).await.unwrap()
 }
 
 #[tokio::test]
@@ -98,13 +98,18 @@ async fn every_http_mode_runs_clean_against_a_sound_mock() {
         "fast --count 20 --tokens 30",
         "paced --count 6 --tokens 3 --pause 2ms",
         "held --duration 50ms",
+        "unary --over http2 --sockets 2 --count 50",
+        "fast --over http2 --sockets 2 --count 20 --tokens 30 --together 1",
+        "held --over http2 --sockets 1 --duration 50ms --prompt 100000",
+        "held --duration 50ms --tokens 3 --leave-after 2 --count 5",
+        "held --over http2 --sockets 1 --duration 50ms --tokens 3 --leave-after 2 --count 5",
     ] {
         let report = drive_with(&format!("load {mode} --streams 5 --url {url}")).await;
         assert!(report.is_clean(), "{report}");
         let again: Report = serde_json::from_str(&report.to_json().unwrap()).unwrap();
         assert_eq!(again.to_string(), report.to_string());
     }
-    assert_eq!(mock.counts().attempts, 50 + 20 + 6 + 5);
+    assert_eq!(mock.counts().attempts, 2 * (50 + 20) + 6 + 4 * 5);
 }
 
 #[tokio::test]
@@ -223,24 +228,4 @@ async fn a_broken_answer_makes_the_run_unclean() {
         let report = drive_with(&format!("load fast --count 1 --streams 1 --tokens 3 --url {}", mock.url())).await;
         assert!(!report.is_clean() && report.to_string().contains(told), "{report}");
     }
-}
-
-#[test]
-fn a_comparison_measures_by_the_first_run() {
-    let report = |label: &str, cpu: f64| -> Report {
-        serde_json::from_value(json!({
-            "mode": "paced", "label": label, "url": "http://x", "streams": 4, "sockets": null, "tokens_per_answer": 3,
-            "pause_ms": 20.0, "seconds": 2.0, "requests": 8, "complete": 8, "failed": {}, "tokens": 24,
-            "wrong": { "lost": 0, "doubled": 0, "reordered": 0, "foreign": 0, "truncated": 0 },
-            "times": { "travel": { "count": 24, "p50_us": 500, "p99_us": 2500, "max_us": 3000 } },
-            "watched": { "cpu_seconds": 1.0, "start_kib": 10, "peak_kib": 20 , "end_kib": 0, "start_files": 0, "end_files": 0},
-            "cpu_us_per_request": cpu * 3.0, "cpu_us_per_token": cpu, "kib_per_stream": 2.5,
-        }))
-        .unwrap()
-    };
-    let table = report::comparison(&[report("nginx", 10.0), report("ntonix", 12.5)]);
-    assert!(
-        table.contains("| paced ntonix | 4 | 12 | 37.5 µs (1.25 ×) | 12.5 µs (1.25 ×) | – | 0.50 ms / 2.50 ms |"),
-        "{table}"
-    );
 }

@@ -10,13 +10,13 @@ use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use ntonix_runtime::tasks;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use crate::plan::Plan;
 use crate::tally::Check;
+use crate::target::{Socket, Target};
 
 /// What the driver reads of a frame.
 #[derive(Debug, Deserialize)]
@@ -30,7 +30,7 @@ struct Frame<'a> {
 /// One socket and the streams that are open on it, by their ids.
 struct Client {
     plan: Arc<Plan>,
-    socket: WebSocketStream<TcpStream>,
+    socket: WebSocketStream<Socket>,
     open: HashMap<String, Check>,
 }
 
@@ -48,7 +48,7 @@ pub(crate) async fn run(plan: &Arc<Plan>) -> anyhow::Result<()> {
 
 async fn client(plan: Arc<Plan>, streams: u32, index: u32) -> anyhow::Result<()> {
     plan.stagger(index).await;
-    let socket = connect(&plan).await?;
+    let socket = connect(plan.target(index)).await?;
     let mut client = Client { plan, socket, open: HashMap::new() };
     for _ in 0..streams {
         client.create().await?;
@@ -69,14 +69,13 @@ async fn client(plan: Arc<Plan>, streams: u32, index: u32) -> anyhow::Result<()>
 }
 
 /// Opens a socket that speaks `ntonix.v1`.
-pub(crate) async fn connect(plan: &Plan) -> anyhow::Result<WebSocketStream<TcpStream>> {
-    let url = format!("ws://{}{}", plan.target.authority(), plan.target.path("/v1/ws"));
-    let mut request = url.into_client_request()?;
+pub(crate) async fn connect(target: &Target) -> anyhow::Result<WebSocketStream<Socket>> {
+    let mut request = target.url("ws", "/v1/ws").into_client_request()?;
     request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("ntonix.v1"));
-    if let Some(bearer) = plan.target.bearer() {
+    if let Some(bearer) = target.bearer() {
         request.headers_mut().insert(AUTHORIZATION, bearer);
     }
-    let (socket, _) = tokio_tungstenite::client_async(request, plan.target.tcp().await?)
+    let (socket, _) = tokio_tungstenite::client_async(request, target.socket().await?)
         .await
         .context("the gateway does not open a WebSocket")?;
     Ok(socket)

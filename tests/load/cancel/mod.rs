@@ -17,7 +17,7 @@ use ntonix_runtime::tasks;
 use ntonix_tests::mock_llm::{Cut, now_ns};
 
 use crate::plan::Plan;
-use crate::settings::Over;
+use crate::settings::{Load, Over};
 use crate::streams::{brief, read};
 use crate::tally::Check;
 use crate::target::Target;
@@ -33,7 +33,8 @@ const WAITED: Duration = Duration::from_millis(50);
 struct Left(Arc<Mutex<HashMap<String, u64>>>);
 
 pub(crate) async fn run(plan: &Arc<Plan>) -> anyhow::Result<()> {
-    let mocks: Vec<Target> = plan.load.mock.iter().map(|url| Target::new(url, None)).collect::<Result<_, _>>()?;
+    let asking = Load { key: None, over: Over::Http1, ..plan.load.clone() };
+    let mocks: Vec<Target> = plan.load.mock.iter().map(|url| Target::new(url, &asking)).collect::<Result<_, _>>()?;
     anyhow::ensure!(!mocks.is_empty(), "cancel needs --mock, the address of the mock behind the gateway");
     let left = Left::default();
     let workers: Vec<_> =
@@ -47,10 +48,11 @@ pub(crate) async fn run(plan: &Arc<Plan>) -> anyhow::Result<()> {
 
 async fn worker(plan: Arc<Plan>, left: Left, index: u32) -> anyhow::Result<()> {
     plan.stagger(index).await;
-    match plan.departure.over {
-        Over::Http1 => http1::leave_all(&plan, &left).await,
-        Over::Http2 => http2::leave_all(&plan, &left).await?,
-        Over::Ws => websocket::leave_all(&plan, &left).await?,
+    let target = plan.target(index);
+    match plan.load.over {
+        Over::Http1 => http1::leave_all(&plan, target, &left).await,
+        Over::Http2 => http2::leave_all(&plan, target, &left).await?,
+        Over::Ws => websocket::leave_all(&plan, target, &left).await?,
     }
     Ok(())
 }

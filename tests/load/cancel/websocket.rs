@@ -3,19 +3,19 @@
 use anyhow::{Context as _, bail};
 use futures_util::{SinkExt as _, StreamExt as _};
 use ntonix_tests::mock_llm::now_ns;
-use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::cancel::{Left, wait};
 use crate::plan::Plan;
 use crate::tally::Check;
+use crate::target::{self, Target};
 use crate::websocket::connect;
 
-type Socket = WebSocketStream<TcpStream>;
+type Socket = WebSocketStream<target::Socket>;
 
-pub(super) async fn leave_all(plan: &Plan, left: &Left) -> anyhow::Result<()> {
-    let mut socket = connect(plan).await?;
+pub(super) async fn leave_all(plan: &Plan, target: &Target, left: &Left) -> anyhow::Result<()> {
+    let mut socket = connect(target).await?;
     while let Some(nonce) = plan.begin() {
         let check = Check::new(nonce.clone(), plan.tokens);
         let create =

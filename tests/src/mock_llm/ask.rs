@@ -24,6 +24,8 @@ pub(super) struct Ask {
     pub(super) user: Option<String>,
     /// The pause between tokens in µs, in place of the script's.
     pub(super) mock_pause_us: Option<u64>,
+    /// Tokens that leave together, when there is no pause between them; without it, as many as can.
+    pub(super) mock_events: Option<u64>,
     /// The pause before the first token, or before an answer in one piece, in µs.
     pub(super) mock_first_us: Option<u64>,
     pub(super) stream_options: Option<StreamOptions>,

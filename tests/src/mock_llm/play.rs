@@ -139,6 +139,8 @@ struct Player {
     chunks: Chunks,
     wants_usage: bool,
     clock: Clock,
+    /// Tokens that leave together.
+    together: Option<u64>,
     /// Tokens sent in this step, and in all.
     step_tokens: u64,
     tokens: u64,
@@ -163,6 +165,7 @@ impl Player {
             chunks: Chunks::new(op, ask, in_flight.attempt()),
             wants_usage: ask.wants_usage(),
             clock: Clock::default(),
+            together: ask.mock_events,
             step_tokens: 0,
             tokens: 0,
             is_inside_endless: false,
@@ -332,6 +335,9 @@ impl Player {
             return None;
         }
         self.clock.wait(pace, self.step_tokens).await;
+        if self.together.is_some_and(|together| self.step_tokens.is_multiple_of(together)) {
+            flush().await;
+        }
         let bytes = self.chunks.token(self.tokens);
         self.step_tokens += 1;
         self.tokens += 1;

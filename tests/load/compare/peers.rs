@@ -1,0 +1,223 @@
+//! Who is measured, and what each of them needs: two backends, a configuration, ports and a certificate.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use ntonix_tests::certs::{Authority, Pair};
+use ntonix_tests::process;
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+
+use crate::compare::cases::Case;
+use crate::compare::config::{self, Size};
+use crate::compare::programs::{Program, installed, unused_address};
+use crate::settings::{Load, Over};
+
+const NGINX: &str = include_str!("nginx.conf.in");
+const HAPROXY: &str = include_str!("haproxy.cfg.in");
+
+/// Who takes the requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Kind {
+    /// Nobody in between: the backends themselves
+    Direct,
+    /// nginx with two workers
+    Nginx,
+    /// HAProxy with two threads
+    Haproxy,
+    /// ntonix-data-plane with two threads and everything that is on in production
+    Ntonix,
+}
+
+/// What all measurements of a run share.
+#[derive(Debug)]
+pub(crate) struct House {
+    authority: Authority,
+    pair: Pair,
+}
+
+/// One peer in front of two backends, all just started.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    kind: Kind,
+    peer: Option<Program>,
+    ports: Ports,
+    size: Size,
+    ca: PathBuf,
+    backends: [SocketAddr; 2],
+    /// Held for what they end when they are dropped, the folder last.
+    _mocks: [Program; 2],
+    _folder: TempDir,
+}
+
+/// Where a peer listens.
+#[derive(Debug, Clone, Copy)]
+struct Ports {
+    plain: SocketAddr,
+    h2c: SocketAddr,
+    tls: SocketAddr,
+}
+
+// === impl Kind ===
+
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Nginx => "nginx",
+            Self::Haproxy => "HAProxy",
+            Self::Ntonix => "NTONIX",
+        }
+    }
+
+    /// The program, looked for before anything is measured; `None` for nobody in between.
+    pub(crate) fn program(self) -> anyhow::Result<Option<PathBuf>> {
+        Ok(Some(match self {
+            Self::Direct => return Ok(None),
+            Self::Nginx => installed("nginx")?,
+            Self::Haproxy => installed("haproxy")?,
+            Self::Ntonix => process::program("ntonix-data-plane")?,
+        }))
+    }
+
+    /// The flag with which the program tells its version.
+    pub(crate) fn version_flag(self) -> &'static str {
+        if self == Self::Ntonix { "--version" } else { "-v" }
+    }
+}
+
+// === impl House ===
+
+impl House {
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        let authority = Authority::new()?;
+        let pair = authority.sign("compare", &["127.0.0.1", "localhost"])?;
+        Ok(Self { authority, pair })
+    }
+}
+
+// === impl Stage ===
+
+impl Stage {
+    pub(crate) async fn start(house: &House, kind: Kind, size: Size) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        // Workers of nginx are another user when root starts it.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
+        let (first, second) = (mock(folder.path(), 0).await?, mock(folder.path(), 1).await?);
+        let backends = [first.1, second.1];
+        let ports = Ports { plain: unused_address()?, h2c: unused_address()?, tls: unused_address()? };
+        let setting = Setting { folder: folder.path(), ports, backends, house, size };
+        let peer = match kind.program()? {
+            None => None,
+            Some(program) => {
+                let mut peer = setting.start(kind, &program)?;
+                peer.takes_connections(ports.plain).await?;
+                Some(peer)
+            }
+        };
+        let ca = house.authority.file();
+        Ok(Self { kind, peer, ports, size, ca, backends, _mocks: [first.0, second.0], _folder: folder })
+    }
+
+    /// Where a case finds it; of two backends without a proxy each has its own.
+    pub(crate) fn urls(&self, case: &Case) -> Vec<String> {
+        let has_one_port = self.kind == Kind::Ntonix;
+        let (scheme, address) = match (case.is_tls, case.over) {
+            (true, _) => ("https", self.ports.tls),
+            (false, Over::Http2) if !has_one_port => ("http", self.ports.h2c),
+            (false, _) => ("http", self.ports.plain),
+        };
+        match self.kind {
+            Kind::Direct => self.backends.map(|backend| format!("http://{backend}")).to_vec(),
+            Kind::Nginx | Kind::Haproxy | Kind::Ntonix => vec![format!("{scheme}://{address}")],
+        }
+    }
+
+    /// Makes a load watch the peer's processes, believe its certificate and show a key that it knows.
+    pub(crate) fn aim(&self, load: Load) -> anyhow::Result<Load> {
+        let watch_pid = self.peer.as_ref().map_or(Ok(Vec::new()), Program::processes)?;
+        let key = (self.kind == Kind::Ntonix).then(|| config::key(self.size));
+        Ok(Load { watch_pid, key, ca: Some(self.ca.clone()), ..load })
+    }
+}
+
+async fn mock(folder: &Path, number: usize) -> anyhow::Result<(Program, SocketAddr)> {
+    let address = unused_address()?;
+    let args = ["--listen".to_owned(), address.to_string()];
+    let mut mock = Program::start(&process::program("mock-llm")?, args, folder, &format!("mock-{number}"))?;
+    mock.takes_connections(address).await?;
+    Ok((mock, address))
+}
+
+/// What a peer's configuration is made from.
+struct Setting<'a> {
+    folder: &'a Path,
+    ports: Ports,
+    backends: [SocketAddr; 2],
+    house: &'a House,
+    size: Size,
+}
+
+// === impl Setting ===
+
+impl Setting<'_> {
+    fn start(&self, kind: Kind, program: &Path) -> anyhow::Result<Program> {
+        match kind {
+            Kind::Nginx => {
+                let config = self.filled(NGINX, "nginx.conf")?;
+                let args = ["-e".into(), self.folder.join("nginx.log"), "-c".into(), config];
+                Program::start(program, args, self.folder, "nginx")
+            }
+            Kind::Haproxy => {
+                let Pair { certificate, key } = &self.house.pair;
+                fs::write(self.folder.join("bundle.pem"), [fs::read(certificate)?, fs::read(key)?].concat())?;
+                let config = self.filled(HAPROXY, "haproxy.cfg")?;
+                Program::start(program, ["-db".into(), "-f".into(), config], self.folder, "haproxy")
+            }
+            Kind::Direct | Kind::Ntonix => Program::start(program, self.worker()?, self.folder, "ntonix"),
+        }
+    }
+
+    /// The flags of a worker whose access log is in a file, as its records are.
+    fn worker(&self) -> anyhow::Result<Vec<String>> {
+        let config = self.folder.join("worker.yaml");
+        fs::write(&config, config::yaml(self.size, &self.backends))?;
+        let Pair { certificate, key } = &self.house.pair;
+        let path = |path: &Path| path.display().to_string();
+        let flags = [
+            ("config", path(&config)),
+            ("listen", self.ports.plain.to_string()),
+            ("listen-tls", self.ports.tls.to_string()),
+            ("ops", "127.0.0.1:0".to_owned()),
+            ("tls-cert", path(certificate)),
+            ("tls-key", path(key)),
+            ("threads", "2".to_owned()),
+            ("state-dir", path(&self.folder.join("state"))),
+            ("usage-log", path(&self.folder.join("usage.jsonl"))),
+        ];
+        Ok(flags.into_iter().map(|(flag, value)| format!("--{flag}={value}")).collect())
+    }
+
+    /// Writes the file that a template makes.
+    fn filled(&self, template: &str, name: &str) -> anyhow::Result<PathBuf> {
+        let path = |path: &Path| path.display().to_string();
+        let values = [
+            ("@FOLDER@", path(self.folder)),
+            ("@BACKEND_0@", self.backends[0].to_string()),
+            ("@BACKEND_1@", self.backends[1].to_string()),
+            ("@PLAIN@", self.ports.plain.port().to_string()),
+            ("@H2C@", self.ports.h2c.port().to_string()),
+            ("@TLS@", self.ports.tls.port().to_string()),
+            ("@CERTIFICATE@", path(&self.house.pair.certificate)),
+            ("@KEY@", path(&self.house.pair.key)),
+            ("@BUNDLE@", path(&self.folder.join("bundle.pem"))),
+        ];
+        let text = values.iter().fold(template.to_owned(), |text, (name, value)| text.replace(name, value));
+        let file = self.folder.join(name);
+        fs::write(&file, text)?;
+        Ok(file)
+    }
+}
