@@ -52,6 +52,8 @@ fn run(work: Work) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let is_good = match work {
         Work::Compare(settings) => runtime.block_on(compare::run(&settings))?,
+        Work::Grow(settings) => runtime.block_on(compare::grow::run(&settings))?,
+        Work::Plot(settings) => compare::grow::plot(&settings).map(|()| true)?,
         Work::Drive(mode, departure, load) => {
             let json = load.json;
             let report = runtime.block_on(drive(mode, departure, *load))?;

@@ -65,7 +65,7 @@ impl Report {
             mode: mode_of(plan),
             url: plan.load.url.join(", "),
             streams: plan.load.streams,
-            sockets: (plan.load.over != Over::Http1).then_some(plan.load.sockets),
+            sockets: (plan.load.over != Over::Http1 && plan.mode != Mode::Cancel).then_some(plan.load.sockets),
             tokens_per_answer: plan.tokens,
             pause_ms: plan.pause.as_secs_f64() * 1e3,
             seconds: plan.started.elapsed().as_secs_f64(),

@@ -36,6 +36,10 @@ pub(crate) enum Command {
     },
     /// NTONIX beside nginx, HAProxy and a direct connection, in turns, case by case
     Compare(compare::Settings),
+    /// How cost grows with streams, routes, keys, backends, the question and the events of a read
+    Grow(compare::grow::Settings),
+    /// Draws what grow found out earlier
+    Plot(compare::grow::PlotSettings),
 }
 
 /// What a command comes down to.
@@ -45,6 +49,10 @@ pub(crate) enum Work {
     Drive(Mode, Departure, Box<Load>),
     /// Many runs against programs that it starts.
     Compare(compare::Settings),
+    /// The same, point by point.
+    Grow(compare::grow::Settings),
+    /// No run.
+    Plot(compare::grow::PlotSettings),
 }
 
 /// How clients leave.
@@ -170,6 +178,8 @@ impl Command {
     pub(crate) fn work(self) -> Work {
         let (mode, departure, load) = match self {
             Self::Compare(settings) => return Work::Compare(settings),
+            Self::Grow(settings) => return Work::Grow(settings),
+            Self::Plot(settings) => return Work::Plot(settings),
             Self::Cancel { departure, load } => (Mode::Cancel, departure, load),
             Self::Unary(load) => (Mode::Unary, Departure::default(), load),
             Self::Paced(load) => (Mode::Paced, Departure::default(), load),

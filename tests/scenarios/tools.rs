@@ -14,7 +14,7 @@ async fn ended(program: &str, args: &[&str]) -> Ended {
 async fn the_load_driver_without_a_command_tells_which_there_are() {
     let ended = ended("ntonix-load", &[]).await;
     assert_eq!(ended.status.code(), Some(2));
-    let told = "ntonix-load: a command is missing; there are unary, paced, fast, held, ws, cancel, compare";
+    let told = "ntonix-load: a command is missing; there are unary, paced, fast, held, ws, cancel, compare, grow, plot";
     assert!(ended.log.starts_with(told), "{}", ended.log);
 }
 

@@ -11,7 +11,7 @@ use ntonix_tests::mock_llm;
 pub(crate) struct Size {
     pub(crate) routes: u32,
     pub(crate) keys: u32,
-    /// Of the pool that answers. Above two, they listen on the same two addresses.
+    /// Of the pool that answers.
     pub(crate) backends: u32,
 }
 
@@ -31,11 +31,11 @@ fn nth_key(number: u32) -> String {
 }
 
 /// The file. The measured route is the one in the middle; quotas are counted, and high enough for any load.
-pub(crate) fn yaml(size: Size, backends: &[SocketAddr; 2]) -> String {
+pub(crate) fn yaml(size: Size, backends: &[SocketAddr]) -> String {
     let mut text = String::from("pools:\n");
-    write_pool(&mut text, "answers", size.backends, backends);
+    write_pool(&mut text, "answers", backends);
     for other in 0..OTHER_POOLS {
-        write_pool(&mut text, &format!("other-{other}"), 2, backends);
+        write_pool(&mut text, &format!("other-{other}"), backends.first_chunk::<2>().map_or(backends, |two| two));
     }
     text.push_str("routes:\n");
     for route in 0..size.routes {
@@ -71,11 +71,10 @@ pub(crate) fn yaml(size: Size, backends: &[SocketAddr; 2]) -> String {
     text
 }
 
-fn write_pool(text: &mut String, name: &str, count: u32, addresses: &[SocketAddr; 2]) {
+fn write_pool(text: &mut String, name: &str, backends: &[SocketAddr]) {
     line(text, format_args!("- name: {name}\n  backends:"));
-    for backend in 0..count {
-        let address = addresses[backend as usize % addresses.len()];
-        line(text, format_args!("  - {{ name: b-{backend}, url: \"http://{address}\" }}"));
+    for (number, address) in backends.iter().enumerate() {
+        line(text, format_args!("  - {{ name: b-{number}, url: \"http://{address}\" }}"));
     }
 }
 
@@ -90,8 +89,9 @@ mod tests {
 
     #[test]
     fn the_gateway_takes_the_file_and_knows_the_key() {
-        let addresses = ["127.0.0.1:1", "127.0.0.1:2"].map(|address| address.parse().unwrap());
-        for size in [REAL, Size { routes: 1, keys: 1, backends: 1 }] {
+        for size in [REAL, Size { routes: 1, keys: 1, backends: 1 }, Size { backends: 7, ..REAL }] {
+            let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+            let addresses: Vec<SocketAddr> = (1..).map(address).take(size.backends as usize).collect();
             let text = yaml(size, &addresses);
             let source = ntonix_config::Source::read(&text, std::path::Path::new(".")).unwrap();
             let config = ntonix_config::validate(&source.draft).unwrap();

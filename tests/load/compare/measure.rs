@@ -48,6 +48,17 @@ pub(crate) struct Row {
     pub(crate) wrong: u64,
 }
 
+/// Warms a peer up and measures it.
+pub(crate) async fn once(stage: &Stage, warm_up: (Mode, Load), load: (Mode, Load)) -> anyhow::Result<Report> {
+    let warm = drive(stage, warm_up).await?;
+    anyhow::ensure!(warm.is_clean(), "the warm-up failed:\n{warm}");
+    drive(stage, load).await
+}
+
+async fn drive(stage: &Stage, (mode, load): (Mode, Load)) -> anyhow::Result<Report> {
+    crate::drive(mode, Departure::default(), stage.aim(load)?).await
+}
+
 // === impl Run ===
 
 impl Run {
@@ -60,12 +71,10 @@ impl Run {
         duration: Duration,
     ) -> anyhow::Result<Self> {
         let stage = Stage::start(house, kind, config::REAL).await?;
-        let drive = async |(mode, load): (Mode, Load)| crate::drive(mode, Departure::default(), stage.aim(load)?).await;
-        let warm = drive(case.warm_up(stage.urls(case), duration)).await?;
-        anyhow::ensure!(warm.is_clean(), "the warm-up failed:\n{warm}");
-        let report = drive(case.load(stage.urls(case), duration)).await?;
+        let urls = || stage.urls(case);
+        let report = once(&stage, case.warm_up(urls(), duration), case.load(urls(), duration)).await?;
         let again = match case.shape {
-            Shape::Twice(_) => Some(drive(case.load(stage.urls(case), duration)).await?),
+            Shape::Twice(_) => Some(drive(&stage, case.load(urls(), duration)).await?),
             _ => None,
         };
         Ok(Self::new(case, kind, round, report, again))

@@ -3,6 +3,7 @@
 mod cases;
 mod config;
 mod goals;
+pub(crate) mod grow;
 mod measure;
 mod outcome;
 mod peers;
@@ -26,10 +27,14 @@ pub(crate) use crate::compare::settings::Settings;
 
 /// Says whether every token was right, every request succeeded and, when that is asked, every goal was reached.
 pub(crate) async fn run(settings: &Settings) -> anyhow::Result<bool> {
+    ended_by_signals(compare(settings)).await
+}
+
+/// Dropped in the middle, a measurement ends the programs that it has started.
+async fn ended_by_signals(work: impl Future<Output = anyhow::Result<bool>>) -> anyhow::Result<bool> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    // Dropped in the middle, a measurement ends the programs that it has started.
     tokio::select! {
-        outcome = compare(settings) => outcome,
+        outcome = work => outcome,
         _ = interrupt.recv() => anyhow::bail!("interrupted by SIGINT"),
         _ = terminate.recv() => anyhow::bail!("interrupted by SIGTERM"),
     }
@@ -72,16 +77,15 @@ async fn measure_all(settings: &Settings, cases: &[Case]) -> anyhow::Result<Vec<
             for kind in kinds.into_iter().filter(|kind| takes_part(case, *kind)) {
                 let run = Run::of(&house, case, kind, round, settings.duration);
                 let run = run.await.with_context(|| format!("{} with {}", case.name(), kind.name()))?;
+                progress(&run.to_string(), runs.len() + 1, total);
                 runs.push(run);
-                progress(runs.last(), runs.len(), total);
             }
         }
     }
     Ok(runs)
 }
 
-fn progress(run: Option<&Run>, done: usize, total: usize) {
-    let Some(run) = run else { return };
+fn progress(what: &str, done: usize, total: usize) {
     // Who does not look needs no progress.
-    let _ = writeln!(std::io::stderr(), "{done:>4} of {total}  {run}");
+    let _ = writeln!(std::io::stderr(), "{done:>4} of {total}  {what}");
 }

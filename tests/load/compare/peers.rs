@@ -1,7 +1,7 @@
 //! Who is measured, and what each of them needs: two backends, a configuration, ports and a certificate.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -47,6 +47,7 @@ pub(crate) struct Stage {
     ports: Ports,
     size: Size,
     ca: PathBuf,
+    /// The first of each process.
     backends: [SocketAddr; 2],
     /// Held for what they end when they are dropped, the folder last.
     _mocks: [Program; 2],
@@ -106,15 +107,17 @@ impl Stage {
         let folder = tempfile::tempdir()?;
         // Workers of nginx are another user when root starts it.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
-        let (first, second) = (mock(folder.path(), 0).await?, mock(folder.path(), 1).await?);
-        let backends = [first.1, second.1];
+        let (first, second) = (mock(folder.path(), 0, size).await?, mock(folder.path(), 1, size).await?);
+        let all = first.1.iter().zip(&second.1).flat_map(|(first, second)| [*first, *second]);
+        let all: Vec<SocketAddr> = all.take(size.backends as usize).collect();
+        let backends = [first.1[0], second.1[0]];
         let ports = Ports { plain: unused_address()?, h2c: unused_address()?, tls: unused_address()? };
-        let setting = Setting { folder: folder.path(), ports, backends, house, size };
+        let setting = Setting { folder: folder.path(), ports, backends: &all, house, size };
         let peer = match kind.program()? {
             None => None,
             Some(program) => {
                 let mut peer = setting.start(kind, &program)?;
-                peer.takes_connections(ports.plain).await?;
+                peer.answers(ports.plain).await?;
                 Some(peer)
             }
         };
@@ -124,8 +127,12 @@ impl Stage {
 
     /// Where a case finds it; of two backends without a proxy each has its own.
     pub(crate) fn urls(&self, case: &Case) -> Vec<String> {
+        self.urls_for(case.over, case.is_tls)
+    }
+
+    fn urls_for(&self, over: Over, is_tls: bool) -> Vec<String> {
         let has_one_port = self.kind == Kind::Ntonix;
-        let (scheme, address) = match (case.is_tls, case.over) {
+        let (scheme, address) = match (is_tls, over) {
             (true, _) => ("https", self.ports.tls),
             (false, Over::Http2) if !has_one_port => ("http", self.ports.h2c),
             (false, _) => ("http", self.ports.plain),
@@ -136,6 +143,11 @@ impl Stage {
         }
     }
 
+    /// The same for HTTP/1.1 without TLS.
+    pub(crate) fn plain_urls(&self) -> Vec<String> {
+        self.urls_for(Over::Http1, false)
+    }
+
     /// Makes a load watch the peer's processes, believe its certificate and show a key that it knows.
     pub(crate) fn aim(&self, load: Load) -> anyhow::Result<Load> {
         let watch_pid = self.peer.as_ref().map_or(Ok(Vec::new()), Program::processes)?;
@@ -144,19 +156,26 @@ impl Stage {
     }
 }
 
-async fn mock(folder: &Path, number: usize) -> anyhow::Result<(Program, SocketAddr)> {
-    let address = unused_address()?;
-    let args = ["--listen".to_owned(), address.to_string()];
+/// Starts a process that is half of the backends, and says where they are.
+async fn mock(folder: &Path, number: usize, size: Size) -> anyhow::Result<(Program, Vec<SocketAddr>)> {
+    let port = unused_address()?.port();
+    let count = u16::try_from(size.backends.div_ceil(2).max(1))?;
+    // From 127.0.0.1 on, as many as are needed.
+    let address =
+        |index: u16| SocketAddr::from((Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + u32::from(index)), port));
+    let addresses: Vec<SocketAddr> = (0..count).map(address).collect();
+    let args = addresses.iter().map(|address| format!("--listen={address}"));
     let mut mock = Program::start(&process::program("mock-llm")?, args, folder, &format!("mock-{number}"))?;
-    mock.takes_connections(address).await?;
-    Ok((mock, address))
+    mock.answers(addresses[0]).await?;
+    Ok((mock, addresses))
 }
 
 /// What a peer's configuration is made from.
 struct Setting<'a> {
     folder: &'a Path,
     ports: Ports,
-    backends: [SocketAddr; 2],
+    /// Two or more.
+    backends: &'a [SocketAddr],
     house: &'a House,
     size: Size,
 }
@@ -184,7 +203,7 @@ impl Setting<'_> {
     /// The flags of a worker whose access log is in a file, as its records are.
     fn worker(&self) -> anyhow::Result<Vec<String>> {
         let config = self.folder.join("worker.yaml");
-        fs::write(&config, config::yaml(self.size, &self.backends))?;
+        fs::write(&config, config::yaml(self.size, self.backends))?;
         let Pair { certificate, key } = &self.house.pair;
         let path = |path: &Path| path.display().to_string();
         let flags = [

@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-/// How long a program may take until it takes connections, or until it has ended.
+/// How long a program may take until it answers, or until it has ended.
 const PATIENCE: Duration = Duration::from_secs(20);
 const AGAIN: Duration = Duration::from_millis(10);
 /// Where Debian has what only root's `PATH` leads to.
@@ -49,14 +50,14 @@ impl Program {
         Ok(Self { name: name.to_owned(), child, log })
     }
 
-    /// Waits until it takes connections.
-    pub(crate) async fn takes_connections(&mut self, address: SocketAddr) -> anyhow::Result<()> {
+    /// Waits until it answers: a listener may be there before what it needs to serve is.
+    pub(crate) async fn answers(&mut self, address: SocketAddr) -> anyhow::Result<()> {
         let started = Instant::now();
-        while TcpStream::connect(address).await.is_err() {
+        while !is_answered(address).await {
             let has_ended = self.child.try_wait()?.is_some();
             if has_ended || started.elapsed() > PATIENCE {
                 let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-                anyhow::bail!("{} does not listen on {address}; it says: {log}", self.name);
+                anyhow::bail!("{} does not answer on {address}; it says: {log}", self.name);
             }
             tokio::time::sleep(AGAIN).await;
         }
@@ -97,6 +98,16 @@ impl Drop for Program {
         // One that has ended by itself is not there to be ended.
         let _ = self.end();
     }
+}
+
+/// Whether anything comes back, in time, for a request that a server can only refuse.
+async fn is_answered(address: SocketAddr) -> bool {
+    let ask = async {
+        let mut socket = TcpStream::connect(address).await?;
+        socket.write_all(b"GET / HTTP/1.1\r\nhost: compare\r\n\r\n").await?;
+        socket.read_u8().await
+    };
+    tokio::time::timeout(PATIENCE, ask).await.is_ok_and(|answer| answer.is_ok())
 }
 
 /// A port that nobody listens on now.
@@ -146,12 +157,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_program_that_does_not_listen_is_told_with_what_it_said() {
+    async fn a_program_that_does_not_answer_is_told_with_what_it_said() {
         let folder = tempfile::tempdir().unwrap();
         let sh = installed("sh").unwrap();
         let mut program = Program::start(&sh, ["-c", "echo no such setting; exit 1"], folder.path(), "odd").unwrap();
-        let error = program.takes_connections(unused_address().unwrap()).await.unwrap_err().to_string();
-        assert!(error.starts_with("odd does not listen on 127.0.0.1:"), "{error}");
+        let error = program.answers(unused_address().unwrap()).await.unwrap_err().to_string();
+        assert!(error.starts_with("odd does not answer on 127.0.0.1:"), "{error}");
         assert!(error.ends_with("it says: no such setting\n"), "{error}");
     }
 

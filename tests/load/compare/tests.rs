@@ -12,7 +12,7 @@ use crate::report::Report;
 use crate::settings::Over;
 
 /// The report of one measurement of `mode`; `cost` is the CPU of a token and of a third of a request.
-fn report(mode: &str, cost: f64, kib: f64, open_most: u64) -> Report {
+pub(super) fn report(mode: &str, cost: f64, kib: f64, open_most: u64) -> Report {
     let times = |us: u64| json!({ "count": 24, "p50_us": us, "p99_us": us * 5, "max_us": us * 9 });
     serde_json::from_value(json!({
         "mode": mode, "url": "http://x", "streams": 4, "sockets": null, "tokens_per_answer": 3, "pause_ms": 20.0,

@@ -14,9 +14,9 @@ use ntonix_tests::mock_llm::{self, Pace, Script, State, language};
 #[derive(Debug, clap::Parser)]
 #[command(name = "mock-llm", version, after_long_help = after_help())]
 struct Settings {
-    /// Address to listen on; port 0 takes a free one
+    /// Address to listen on, repeatable; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
-    listen: SocketAddr,
+    listen: Vec<SocketAddr>,
     /// Tokens of an answer whose request has no max_tokens
     #[arg(long, value_name = "COUNT", default_value_t = 20)]
     tokens: u64,
@@ -33,7 +33,7 @@ struct Settings {
     /// silent-end, stream-error, garbage, html, no-reply; or MODEL=FILE with a script
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = fault)]
     faults: Vec<(String, Script)>,
-    /// Threads, each with a listener of its own
+    /// Threads, each with listeners of its own
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     threads: u16,
 }
@@ -64,19 +64,27 @@ fn run(settings: Settings) -> anyhow::Result<()> {
         state.set_for_model(&model, script);
     }
     let reuse = if settings.threads > 1 { ReusePort::Yes } else { ReusePort::No };
-    let mut address = settings.listen;
+    let mut addresses = settings.listen;
     let mut threads = Vec::new();
     for _ in 0..settings.threads {
-        let listener = listen::bind(address, reuse).with_context(|| format!("cannot listen on --listen {address}"))?;
-        address = listener.local_addr()?;
+        let mut listeners = Vec::new();
+        for address in &mut addresses {
+            let listener =
+                listen::bind(*address, reuse).with_context(|| format!("cannot listen on --listen {address}"))?;
+            *address = listener.local_addr()?;
+            listeners.push(listener);
+        }
         let state = Arc::clone(&state);
         threads.push(std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(mock_llm::serve(listener, state, None))
+            let serve = |listener| mock_llm::serve(listener, Arc::clone(&state), None);
+            runtime.block_on(futures_util::future::try_join_all(listeners.into_iter().map(serve)))
         }));
     }
-    // A closed stdout is the reader's choice.
-    let _ = writeln!(std::io::stdout(), "mock-llm listens on http://{address}");
+    for address in addresses {
+        // A closed stdout is the reader's choice.
+        let _ = writeln!(std::io::stdout(), "mock-llm listens on http://{address}");
+    }
     for thread in threads {
         thread.join().map_err(|_| anyhow::anyhow!("a serving thread panicked"))??;
     }
