@@ -187,10 +187,14 @@ impl Transport {
 // === impl Leave ===
 
 impl Leave {
-    /// What the records say of an exchange that nobody pulls any more: the outcome, and the status that stands for it when
-    /// there was no answer yet.
-    pub(crate) fn outcome(&self) -> (&'static str, StatusCode) {
-        let kind = if self.activity.has_stalled() || self.stream.as_ref().is_some_and(|stream| stream.has_stalled()) {
+    /// What the records say of an exchange that nobody pulls any more, by the status of its answer, when there is one: the
+    /// outcome, and the status that stands for it when there is none.
+    pub(crate) fn outcome(&self, answered: Option<StatusCode>) -> (&'static str, StatusCode) {
+        // Who vanished before the answer had nothing to take.
+        let has_vanished = self.activity.is_lost() && answered.is_some();
+        let has_stalled =
+            self.activity.has_stalled() || self.stream.as_ref().is_some_and(|stream| stream.has_stalled());
+        let kind = if has_stalled || has_vanished {
             Kind::ClientStalled
         } else if self.stopping.has_begun() {
             Kind::Draining

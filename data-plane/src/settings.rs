@@ -42,7 +42,7 @@ pub struct TrafficArgs {
     /// File that gets one JSON line for each exchange, opened again on SIGHUP; - is standard output
     #[arg(long, env = "NTONIX_USAGE_LOG", value_name = "FILE")]
     pub usage_log: Option<Destination>,
-    /// How long a client may read nothing while there is something to read; then its stream ends
+    /// How long a client may read nothing while there is something to read, or not be heard at all; then its stream ends
     #[arg(long, env = "NTONIX_CLIENT_STALL", value_name = "DURATION", default_value = "60s", value_parser = some_time)]
     pub client_stall: Duration,
 }

@@ -34,6 +34,7 @@ pub(crate) struct Activity {
     /// Something waits to leave, and the client's socket takes nothing.
     blocked: AtomicBool,
     stalled: AtomicBool,
+    lost: AtomicBool,
 }
 
 /// One request under way; over when dropped.
@@ -105,6 +106,16 @@ impl Activity {
     /// Its client has stopped reading; to be said before its answers are dropped, which ask why.
     pub(super) fn note_stall(&self) {
         self.stalled.store(true, Ordering::Relaxed);
+    }
+
+    /// Did the system give the client up, which took nothing of what was sent, or was not heard any more?
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// The system has given its client up; to be said before its answers are dropped.
+    pub(super) fn note_loss(&self) {
+        self.lost.store(true, Ordering::Relaxed);
     }
 
     fn is_idle(&self) -> bool {

@@ -38,7 +38,10 @@ impl<T: AsyncWrite + Unpin> Outlet<T> {
         write: impl FnOnce(Pin<&mut T>, &mut Context<'_>) -> Poll<io::Result<R>>,
     ) -> Poll<io::Result<R>> {
         let written = write(Pin::new(&mut self.inner), cx);
-        if written.is_ready() {
+        if let Poll::Ready(result) = &written {
+            if let Err(error) = result {
+                self.note_silence(error);
+            }
             if self.clock.stop() {
                 self.activity.set_blocked(false);
             }
@@ -49,11 +52,23 @@ impl<T: AsyncWrite + Unpin> Outlet<T> {
         self.activity.note_stall();
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client stopped reading")))
     }
+
+    /// The system gives a client up that takes nothing, or is not there any more.
+    fn note_silence(&self, error: &io::Error) {
+        if error.kind() == io::ErrorKind::TimedOut {
+            self.activity.note_loss();
+        }
+    }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Outlet<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Outlet<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_read(cx, buf)
+        let this = self.get_mut();
+        let read = Pin::new(&mut this.inner).poll_read(cx, buf);
+        if let Poll::Ready(Err(error)) = &read {
+            this.note_silence(error);
+        }
+        read
     }
 }
 
@@ -86,12 +101,14 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Outlet<T> {
 
 #[cfg(test)]
 mod tests {
+    use http::StatusCode;
     use tokio::{
         io::{AsyncWriteExt as _, BufWriter, DuplexStream, duplex},
         time::{Instant, timeout},
     };
 
     use super::*;
+    use crate::exchange::Leave;
 
     const STALL: Duration = Duration::from_secs(60);
 
@@ -121,6 +138,42 @@ mod tests {
         };
         let (written, ()) = tokio::join!(outlet.write_all(&[0; 160]), reading);
         written.unwrap();
+    }
+
+    /// A client whose connection the system gives up.
+    struct Lost;
+
+    impl AsyncRead for Lost {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+        }
+    }
+
+    impl AsyncWrite for Lost {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// C2.
+    #[tokio::test]
+    async fn one_that_the_system_gives_up_has_stalled_when_it_had_an_answer_to_take_and_left_when_it_had_none() {
+        let activity = Arc::<Activity>::default();
+        let leave = Leave { activity: Arc::clone(&activity), ..Leave::default() };
+        let mut outlet = Outlet::new(Lost, activity, STALL);
+        outlet.write_all(b"token").await.unwrap();
+        assert_eq!(leave.outcome(Some(StatusCode::OK)).0, "cancelled");
+        tokio::io::AsyncReadExt::read_u8(&mut outlet).await.unwrap_err();
+        assert_eq!(leave.outcome(Some(StatusCode::OK)).0, "client_stalled");
+        assert_eq!(leave.outcome(None).0, "cancelled");
     }
 
     /// Takes all that it is given, as rustls does, and gets rid of it with the flush.

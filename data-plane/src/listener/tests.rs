@@ -266,7 +266,7 @@ struct Witness {
 
 impl Drop for Witness {
     fn drop(&mut self) {
-        let _nobody_asks = self.told.try_send(self.client.leave.outcome().0);
+        let _nobody_asks = self.told.try_send(self.client.leave.outcome(None).0);
     }
 }
 

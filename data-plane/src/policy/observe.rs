@@ -170,7 +170,7 @@ impl Observer {
     }
 
     fn leave(&mut self, tally: Option<Tally>) {
-        let (outcome, status) = self.client.leave.outcome();
+        let (outcome, status) = self.client.leave.outcome(self.status);
         self.status.get_or_insert(status);
         self.end(outcome, None, tally);
     }

@@ -22,7 +22,7 @@ use http_body_util::Full;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use ntonix_config::{Backend as Spec, BackendUrl};
-use ntonix_runtime::tasks;
+use ntonix_runtime::{silence::end_when_silent, tasks};
 use rustls::pki_types::ServerName;
 use tokio::{net::TcpStream, sync::oneshot, time::Instant};
 use tokio_rustls::TlsConnector;
@@ -123,6 +123,11 @@ const BUFFER_MOST: usize = 64 * 1024;
 const IDLE_MOST: usize = 256;
 /// How long it keeps them.
 const IDLE_AT_MOST: Duration = Duration::from_secs(60);
+/// How long a backend's system may acknowledge nothing; over HTTP/2 the backend itself must answer in that time. A backend
+/// that vanishes says nothing, and the deadlines of a route that lets its models think for minutes say it too late.
+const SILENT_AT_MOST: Duration = Duration::from_secs(15);
+/// How often a backend is asked for a sign of life over HTTP/2.
+const PING_EVERY: Duration = Duration::from_secs(10);
 /// Streams on one HTTP/2 connection. `h2` closes a whole connection when too many small frames of stalled streams are
 /// unread; with 8 streams of 64 KiB in a window of 16 MiB no mix of frames of 20 bytes or more gets there.
 const STREAMS_PER_CONNECTION: usize = 8;
@@ -243,6 +248,7 @@ impl Connector {
         let stream =
             TcpStream::connect((self.url.host.as_str(), self.url.port)).await.map_err(ConnectError::from_tcp)?;
         stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
+        end_when_silent(&stream, SILENT_AT_MOST).map_err(ConnectError::Tcp)?;
         let io = match &self.tls {
             None => Io::Plain(stream),
             Some((connector, name)) => {
@@ -270,8 +276,8 @@ impl Connector {
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(5))
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(SILENT_AT_MOST - PING_EVERY)
             .handshake(TokioIo::new(io))
             .await
             .map_err(ConnectError::Http)?;

@@ -7,6 +7,7 @@ pub mod tasks;
 pub mod drain;
 pub mod reload;
 pub mod listen;
+pub mod silence;
 pub mod handover;
 pub mod tls;
 pub mod metrics;
