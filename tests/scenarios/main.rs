@@ -35,6 +35,8 @@ mod golden;
 mod robustness;
 mod clients;
 #[cfg(target_os = "linux")]
+mod vanished;
+#[cfg(target_os = "linux")]
 mod process;
 mod small_frames;
 mod overload;

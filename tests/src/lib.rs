@@ -4,6 +4,8 @@
 //! what happens: for the mock's counts, for a gate, or for a condition with a deadline. It never sleeps.
 
 pub mod certs;
+#[cfg(target_os = "linux")]
+pub mod cable;
 pub mod client;
 pub mod fault_proxy;
 pub mod gateway;

@@ -44,7 +44,7 @@ fn works(wrapper: &[String]) -> bool {
 
 #[expect(clippy::print_stderr, reason = "a test that did not run must say so")]
 #[expect(clippy::panic, reason = "a test that cannot run has not passed")]
-fn skipped<T>(why: &str) -> Option<T> {
+pub(crate) fn skipped<T>(why: &str) -> Option<T> {
     if std::env::var_os("NTONIX_TESTS_MAY_SKIP").is_none() {
         panic!("{why}; NTONIX_TESTS_MAY_SKIP=1 skips what needs it");
     }

@@ -1,4 +1,5 @@
-//! B1, B2, B3, B20: backends that cannot be reached, or leave before their first word.
+//! B1, B2, B3, B20: backends that cannot be reached, or leave before their first word. B2 with every packet dropped, where
+//! that can be done, is in `vanished`.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;

@@ -60,7 +60,23 @@ impl Connection {
     /// # Errors
     /// When nobody listens there.
     pub async fn open(address: SocketAddr) -> anyhow::Result<Self> {
-        Self::http1(connect(address).await?).await
+        Self::over(connect(address).await?).await
+    }
+
+    /// Speaks HTTP/1.1 over a stream that is there.
+    ///
+    /// # Errors
+    /// When it is broken.
+    pub async fn over(stream: TcpStream) -> anyhow::Result<Self> {
+        Self::http1(stream).await
+    }
+
+    /// Speaks HTTP/2 over a stream that is there.
+    ///
+    /// # Errors
+    /// When it is broken.
+    pub async fn over_http2(stream: TcpStream) -> anyhow::Result<Self> {
+        Self::http2(stream).await
     }
 
     /// Opens a connection that speaks HTTP/2 from its first byte.

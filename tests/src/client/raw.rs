@@ -23,7 +23,12 @@ impl RawConnection {
     /// # Errors
     /// When nobody listens there.
     pub async fn open(address: SocketAddr) -> anyhow::Result<Self> {
-        Ok(Self { stream: connect(address).await?, unread: Vec::new() })
+        Ok(Self::over(connect(address).await?))
+    }
+
+    /// The same with a connection that is there.
+    pub fn over(stream: TcpStream) -> Self {
+        Self { stream, unread: Vec::new() }
     }
 
     /// Writes these bytes.

@@ -33,12 +33,21 @@ impl Socket {
     /// # Errors
     /// When the server does not switch protocols.
     pub async fn open(address: SocketAddr, headers: &[(&str, &str)]) -> anyhow::Result<Self> {
+        Self::over(connect(address).await?, headers).await
+    }
+
+    /// The same over a stream that is there.
+    ///
+    /// # Errors
+    /// When the server does not switch protocols.
+    pub async fn over(stream: TcpStream, headers: &[(&str, &str)]) -> anyhow::Result<Self> {
+        let address = stream.peer_addr()?;
         let mut request = format!("ws://{address}{PATH}").into_client_request()?;
         request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static(PROTOCOL));
         for (name, value) in headers {
             request.headers_mut().insert(name.parse::<HeaderName>()?, value.parse()?);
         }
-        let opening = tokio_tungstenite::client_async(request, connect(address).await?);
+        let opening = tokio_tungstenite::client_async(request, stream);
         let (stream, _) = soon("the WebSocket handshake", opening).await??;
         Ok(Self { stream })
     }

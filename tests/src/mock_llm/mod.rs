@@ -21,7 +21,7 @@ mod tests;
 mod wire_tests;
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use ntonix_runtime::listen::{self, ReusePort};
@@ -99,7 +99,14 @@ impl MockLlm {
     /// # Errors
     /// When the address cannot be listened on.
     pub fn start_with(options: Options) -> io::Result<Self> {
-        let listener = listen::bind(options.listen, ReusePort::No)?;
+        Self::start_on(listen::bind(options.listen, ReusePort::No)?, options)
+    }
+
+    /// The same on a socket that listens already, wherever that is.
+    ///
+    /// # Errors
+    /// When it does not listen.
+    pub fn start_on(listener: TcpListener, options: Options) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let state = State::new(options.models, options.script, options.is_recording);
         state.allow_http2_streams(options.http2_streams);
