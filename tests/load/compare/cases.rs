@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::compare::config::{FEW, MANY, REAL, Size};
 use crate::compare::peers::Kind;
 use crate::settings::{Load, Mode, Over};
 
@@ -9,6 +10,9 @@ use crate::settings::{Load, Mode, Over};
 const HTTP2_LANES: u32 = 16;
 const PACE: Duration = Duration::from_millis(20);
 const TOKENS: u64 = 200;
+/// Requests whose instructions are counted, and how long that may take.
+const COUNTED: u64 = 1_000;
+const COUNTING: Duration = Duration::from_secs(600);
 /// Streams of HTTP that can be opened in a second on a slow machine, without TLS and with it.
 const OPENED_PER_SECOND: [u32; 2] = [1_000, 500];
 
@@ -37,14 +41,27 @@ pub(crate) enum Shape {
     Held(u32),
     /// The same twice on one process; then a token comes to each, and its client leaves.
     Twice(u32),
+    /// One request after the other with a configuration of this size, every instruction counted.
+    Counted(Size),
 }
 
 /// Every case, in the order in which they are measured.
 pub(crate) fn all() -> Vec<Case> {
-    use Shape::{Burst, Fast, Held, Paced, Twice, Unary};
+    use Shape::{Burst, Counted, Fast, Held, Paced, Twice, Unary};
 
-    let plain =
-        [Unary(1), Unary(64), Fast(64), Burst(64), Paced(400), Paced(1_000), Held(5_000), Held(9_500), Twice(9_500)];
+    let plain = [
+        Unary(1),
+        Unary(64),
+        Fast(64),
+        Burst(64),
+        Paced(400),
+        Paced(1_000),
+        Held(5_000),
+        Held(9_500),
+        Twice(9_500),
+        Counted(FEW),
+        Counted(MANY),
+    ];
     let plain = plain.map(|shape| Case::new(shape, Over::Http1, false));
     let sockets = [64, 4, 1].map(|sockets| Case { sockets, ..Case::new(Fast(64), Over::Ws, false) });
     let tls = [Unary(64), Fast(64), Paced(400), Held(5_000), Held(9_500)];
@@ -112,9 +129,9 @@ impl Case {
     pub(crate) fn is_for(&self, kind: Kind) -> bool {
         match kind {
             // What a direct connection holds says nothing of a proxy, and the mock has no TLS.
-            Kind::Direct => self.over != Over::Ws && !self.is_tls && !self.shape.is_held(),
+            Kind::Direct => self.over != Over::Ws && !self.is_tls && !self.shape.is_held() && !self.shape.is_own(),
             // Only NTONIX speaks `ntonix.v1`.
-            Kind::Nginx | Kind::Haproxy => self.over != Over::Ws && !matches!(self.shape, Shape::Twice(_)),
+            Kind::Nginx | Kind::Haproxy => self.over != Over::Ws && !self.shape.is_own(),
             Kind::Ntonix => true,
         }
     }
@@ -127,6 +144,8 @@ impl Case {
         let held = Load { pause: Some(hold), duration: hold * 3, count: Some(load.streams.into()), ..load.clone() };
         match self.shape {
             Shape::Unary(_) => (Mode::Unary, load),
+            // As many as are asked for, however long they take.
+            Shape::Counted(_) => (Mode::Unary, Load { count: Some(COUNTED), duration: COUNTING, ..load }),
             Shape::Fast(_) => (Mode::Fast, Load { tokens: Some(TOKENS), together: Some(1), ..load }),
             Shape::Burst(_) => (Mode::Fast, Load { tokens: Some(TOKENS), ..load }),
             Shape::Paced(_) => (Mode::Paced, Load { tokens: Some(TOKENS), pause: Some(PACE), ..load }),
@@ -141,6 +160,7 @@ impl Case {
         let few = Load { streams: 1, sockets: 1, count: Some(100), ..load.clone() };
         match self.shape {
             Shape::Unary(_) | Shape::Fast(_) | Shape::Burst(_) => (mode, load),
+            Shape::Counted(_) => (mode, Load { count: Some(COUNTED / 10), ..load }),
             Shape::Paced(_) => (mode, Load { tokens: Some(10), ..load }),
             Shape::Held(_) | Shape::Twice(_) => {
                 let few = Load { pause: Some(Duration::ZERO), tokens: Some(10), leave_after: None, ..few };
@@ -165,7 +185,18 @@ impl Shape {
             | Self::Paced(count)
             | Self::Held(count)
             | Self::Twice(count) => count,
+            Self::Counted(_) => 1,
         }
+    }
+
+    /// The configuration that NTONIX has.
+    pub(crate) fn size(self) -> Size {
+        if let Self::Counted(size) = self { size } else { REAL }
+    }
+
+    /// Whether it compares NTONIX with itself.
+    fn is_own(self) -> bool {
+        matches!(self, Self::Twice(_) | Self::Counted(_))
     }
 
     /// Whether all of its streams have to be open at once.
@@ -181,11 +212,15 @@ impl Shape {
             Self::Paced(count) => format!("paced-{count}"),
             Self::Held(count) => format!("held-{count}"),
             Self::Twice(count) => format!("twice-{count}"),
+            Self::Counted(size) => format!("counted-{}", size.routes),
         }
     }
 
     fn says(self) -> String {
         match self {
+            Self::Counted(Size { routes, keys, .. }) => {
+                format!("one answer in one piece after the other with {routes} routes and {keys} keys, under callgrind")
+            }
             Self::Unary(1) => "one answer of 10 tokens in one piece after the other".to_owned(),
             Self::Unary(count) => format!("answers of 10 tokens in one piece, {count} at once"),
             Self::Fast(count) => {

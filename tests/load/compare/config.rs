@@ -21,6 +21,10 @@ const OTHER_POOLS: u32 = 9;
 /// A site with some dozens of teams.
 pub(crate) const REAL: Size = Size { routes: 100, keys: 1_000, backends: 2 };
 
+/// A site of one team, and one of a whole country, with what is looked up for each request.
+pub(crate) const FEW: Size = Size { routes: 10, keys: 10, ..REAL };
+pub(crate) const MANY: Size = Size { routes: 10_000, keys: 100_000, ..REAL };
+
 /// The key that the driver shows: one in the middle.
 pub(crate) fn key(size: Size) -> String {
     nth_key(size.keys / 2)

@@ -77,6 +77,15 @@ pub(crate) fn all(rows: &[Row]) -> Vec<Goal> {
         beside_nginx("first token p99, paced 1,000", figures.beside("paced-1000", p99("first_token")), 1.25, None),
         kib("memory per held stream, plaintext", own("held-9500", |row| row.kib_per_stream), 28.0, 20.0),
         kib("memory per held stream, TLS", own("held-9500-tls", |row| row.kib_per_stream), 56.0, 44.0),
+        times(
+            "instructions per request, 10,000 routes and 100,000 keys",
+            own("counted-10000", |row| row.instructions)
+                .zip(own("counted-10", |row| row.instructions))
+                .and_then(|(many, few)| ratio(many, few)),
+            "10 of each",
+            1.05,
+            None,
+        ),
         Goal {
             what: "9,500 held streams twice: requests and tokens lost".to_owned(),
             unit: Unit::Count,

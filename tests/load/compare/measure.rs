@@ -7,7 +7,6 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::compare::cases::{Case, Shape};
-use crate::compare::config;
 use crate::compare::peers::{House, Kind, Stage};
 use crate::report::Report;
 use crate::settings::{Departure, Load, Mode};
@@ -23,6 +22,8 @@ pub(crate) struct Run {
     pub(crate) again: Option<Report>,
     /// Streams that were not open when all had to be.
     pub(crate) missing: u64,
+    /// For each request, where they were counted.
+    pub(crate) instructions: Option<f64>,
 }
 
 /// One case with one peer: medians of all rounds, counts of all together.
@@ -40,6 +41,8 @@ pub(crate) struct Row {
     pub(crate) kib_per_stream: Option<f64>,
     /// The most memory in the second go as a multiple of that in the first.
     pub(crate) growth: Option<f64>,
+    /// For each request, where they were counted.
+    pub(crate) instructions: Option<f64>,
     /// `request`, `first_token`, `travel`: p50 and p99 in µs.
     pub(crate) times: BTreeMap<String, [f64; 2]>,
     /// Requests that failed, and streams that were missing when all had to be open.
@@ -48,14 +51,15 @@ pub(crate) struct Row {
     pub(crate) wrong: u64,
 }
 
-/// Warms a peer up and measures it.
-pub(crate) async fn once(stage: &Stage, warm_up: (Mode, Load), load: (Mode, Load)) -> anyhow::Result<Report> {
-    let warm = drive(stage, warm_up).await?;
+/// What goes before a measurement must go well, or there is nothing to measure.
+pub(crate) async fn warm_up(stage: &Stage, load: (Mode, Load)) -> anyhow::Result<()> {
+    let warm = drive(stage, load).await?;
     anyhow::ensure!(warm.is_clean(), "the warm-up failed:\n{warm}");
-    drive(stage, load).await
+    Ok(())
 }
 
-async fn drive(stage: &Stage, (mode, load): (Mode, Load)) -> anyhow::Result<Report> {
+/// Puts a load on a peer and says what came of it.
+pub(crate) async fn drive(stage: &Stage, (mode, load): (Mode, Load)) -> anyhow::Result<Report> {
     crate::drive(mode, Departure::default(), stage.aim(load)?).await
 }
 
@@ -70,18 +74,24 @@ impl Run {
         round: u32,
         duration: Duration,
     ) -> anyhow::Result<Self> {
-        let stage = Stage::start(house, kind, config::REAL).await?;
+        let is_counted = matches!(case.shape, Shape::Counted(_));
+        let stage = Stage::start(house, kind, case.shape.size(), is_counted).await?;
         let urls = || stage.urls(case);
-        let report = once(&stage, case.warm_up(urls(), duration), case.load(urls(), duration)).await?;
+        warm_up(&stage, case.warm_up(urls(), duration)).await?;
+        if is_counted {
+            stage.forget_instructions()?;
+        }
+        let report = drive(&stage, case.load(urls(), duration)).await?;
+        let instructions = if is_counted { Some(stage.instructions()? as f64 / report.requests as f64) } else { None };
         let again = match case.shape {
             Shape::Twice(_) => Some(drive(&stage, case.load(urls(), duration)).await?),
             _ => None,
         };
-        Ok(Self::new(case, kind, round, report, again))
+        Ok(Self { instructions, ..Self::new(case, kind, round, report, again) })
     }
 
     pub(crate) fn new(case: &Case, peer: Kind, round: u32, report: Report, again: Option<Report>) -> Self {
-        let mut run = Self { case: case.name(), peer, round, report, again, missing: 0 };
+        let mut run = Self { case: case.name(), peer, round, report, again, missing: 0, instructions: None };
         if case.shape.is_held() {
             let wanted = u64::from(case.shape.streams());
             run.missing = run.reports().map(|report| wanted.saturating_sub(report.open_most)).sum();
@@ -106,13 +116,13 @@ impl Run {
         let report = &self.report;
         // An interval without a tick of the clock tells nothing.
         let cost = if is_streamed(report) { report.cpu_us_per_token } else { report.cpu_us_per_request };
-        cost.filter(|cost| *cost > 0.0 && !self.is_held())
+        cost.filter(|cost| *cost > 0.0 && self.is_timed())
     }
 
     fn per_second(&self) -> Option<f64> {
         let report = &self.report;
         let units = if is_streamed(report) { report.tokens } else { report.complete };
-        (!self.is_held()).then(|| units as f64 / report.seconds)
+        self.is_timed().then(|| units as f64 / report.seconds)
     }
 
     fn kib_per_stream(&self) -> Option<f64> {
@@ -130,9 +140,14 @@ impl Run {
         self.report.mode == Mode::Held.name()
     }
 
+    /// Whether time and CPU mean something: neither where streams only wait, nor where instructions are counted.
+    fn is_timed(&self) -> bool {
+        !self.is_held() && self.instructions.is_none()
+    }
+
     fn time(&self, name: &str) -> Option<[f64; 2]> {
         // Of streams that are held the last token comes when it comes, and thousands come at once.
-        let times = self.report.times.get(name).filter(|_| !self.is_held())?;
+        let times = self.report.times.get(name).filter(|_| self.is_timed())?;
         Some([times.p50_us as f64, times.p99_us as f64])
     }
 }
@@ -148,6 +163,9 @@ impl fmt::Display for Run {
         }
         if let Some(kib) = self.kib_per_stream() {
             write!(f, " {kib:>6.1} KiB per stream")?;
+        }
+        if let Some(instructions) = self.instructions {
+            write!(f, " {instructions:>8.0} instructions")?;
         }
         match (self.failed(), self.wrong()) {
             (0, 0) => Ok(()),
@@ -195,6 +213,7 @@ impl Row {
             cpu_us: median(cpu),
             kib_per_stream: of(Run::kib_per_stream),
             growth: of(Run::growth),
+            instructions: of(|run| run.instructions),
             times: ["request", "first_token", "travel"].into_iter().filter_map(time).collect(),
             failed: runs.iter().map(|run| run.failed()).sum(),
             wrong: runs.iter().map(|run| run.wrong()).sum(),

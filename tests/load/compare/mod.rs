@@ -4,6 +4,7 @@ mod cases;
 mod config;
 mod goals;
 pub(crate) mod grow;
+mod instructions;
 mod measure;
 mod outcome;
 mod peers;

@@ -1,6 +1,8 @@
 //! Who is measured, and what each of them needs: two backends, a configuration, ports and a certificate.
 
+use std::ffi::OsString;
 use std::fs;
+use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -12,11 +14,19 @@ use tempfile::TempDir;
 
 use crate::compare::cases::Case;
 use crate::compare::config::{self, Size};
+use crate::compare::instructions;
 use crate::compare::programs::{Program, installed, unused_address};
 use crate::settings::{Load, Over};
 
 const NGINX: &str = include_str!("nginx.conf.in");
 const HAPROXY: &str = include_str!("haproxy.cfg.in");
+
+const CONTROL_PLANE: &str = "ntonix-control-plane";
+/// Where a program of NTONIX says whether it serves.
+const READY: &str = "/readyz";
+/// How an answer begins that says yes, and any answer.
+const OK: &str = "HTTP/1.1 200";
+const HTTP: &str = "HTTP/1.1";
 
 /// Who takes the requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, Serialize, Deserialize)]
@@ -28,7 +38,7 @@ pub(crate) enum Kind {
     Nginx,
     /// HAProxy with two threads
     Haproxy,
-    /// ntonix-data-plane with two threads and everything that is on in production
+    /// ntonix-data-plane with two threads, everything that is on in production, and a control plane
     Ntonix,
 }
 
@@ -44,14 +54,16 @@ pub(crate) struct House {
 pub(crate) struct Stage {
     kind: Kind,
     peer: Option<Program>,
+    /// What gives NTONIX its configuration; held for what it ends when it is dropped.
+    _control: Option<Program>,
     ports: Ports,
     size: Size,
     ca: PathBuf,
     /// The first of each process.
     backends: [SocketAddr; 2],
-    /// Held for what they end when they are dropped, the folder last.
+    /// Held for what they end when they are dropped, before their folder.
     _mocks: [Program; 2],
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// Where a peer listens.
@@ -60,6 +72,10 @@ struct Ports {
     plain: SocketAddr,
     h2c: SocketAddr,
     tls: SocketAddr,
+    /// Of NTONIX: the worker's own pages, where its control plane takes it, and the pages of that.
+    ops: SocketAddr,
+    sync: SocketAddr,
+    control: SocketAddr,
 }
 
 // === impl Kind ===
@@ -80,13 +96,33 @@ impl Kind {
             Self::Direct => return Ok(None),
             Self::Nginx => installed("nginx")?,
             Self::Haproxy => installed("haproxy")?,
-            Self::Ntonix => process::program("ntonix-data-plane")?,
+            Self::Ntonix => {
+                process::program(CONTROL_PLANE)?;
+                process::program("ntonix-data-plane")?
+            }
         }))
     }
 
     /// The flag with which the program tells its version.
     pub(crate) fn version_flag(self) -> &'static str {
         if self == Self::Ntonix { "--version" } else { "-v" }
+    }
+}
+
+// === impl Ports ===
+
+impl Ports {
+    fn unused() -> io::Result<Self> {
+        let mut addresses = Vec::new();
+        while addresses.len() < 6 {
+            let address = unused_address()?;
+            // A port that was looked at and left may be the next that there is.
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        let [plain, h2c, tls, ops, sync, control] = addresses[..] else { return Err(ErrorKind::AddrInUse.into()) };
+        Ok(Self { plain, h2c, tls, ops, sync, control })
     }
 }
 
@@ -103,7 +139,8 @@ impl House {
 // === impl Stage ===
 
 impl Stage {
-    pub(crate) async fn start(house: &House, kind: Kind, size: Size) -> anyhow::Result<Self> {
+    /// Starts all of it; a peer whose instructions `is_counted` is many times slower.
+    pub(crate) async fn start(house: &House, kind: Kind, size: Size, is_counted: bool) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         // Workers of nginx are another user when root starts it.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
@@ -111,18 +148,22 @@ impl Stage {
         let all = first.1.iter().zip(&second.1).flat_map(|(first, second)| [*first, *second]);
         let all: Vec<SocketAddr> = all.take(size.backends as usize).collect();
         let backends = [first.1[0], second.1[0]];
-        let ports = Ports { plain: unused_address()?, h2c: unused_address()?, tls: unused_address()? };
-        let setting = Setting { folder: folder.path(), ports, backends: &all, house, size };
+        let ports = Ports::unused()?;
+        let setting = Setting { folder: folder.path(), ports, backends: &all, house, size, is_counted };
+        let control = if kind == Kind::Ntonix { Some(setting.control().await?) } else { None };
         let peer = match kind.program()? {
             None => None,
             Some(program) => {
                 let mut peer = setting.start(kind, &program)?;
-                peer.answers(ports.plain).await?;
+                match kind {
+                    Kind::Ntonix => peer.answers(ports.ops, READY, OK).await?,
+                    Kind::Direct | Kind::Nginx | Kind::Haproxy => peer.answers(ports.plain, "/", HTTP).await?,
+                }
                 Some(peer)
             }
         };
         let ca = house.authority.file();
-        Ok(Self { kind, peer, ports, size, ca, backends, _mocks: [first.0, second.0], _folder: folder })
+        Ok(Self { kind, peer, _control: control, ports, size, ca, backends, _mocks: [first.0, second.0], folder })
     }
 
     /// Where a case finds it; of two backends without a proxy each has its own.
@@ -148,6 +189,16 @@ impl Stage {
         self.urls_for(Over::Http1, false)
     }
 
+    /// Forgets the instructions that the peer has run so far.
+    pub(crate) fn forget_instructions(&self) -> anyhow::Result<()> {
+        self.peer.as_ref().map_or(Ok(()), |peer| instructions::forget(peer.id()))
+    }
+
+    /// The instructions that it has run since.
+    pub(crate) fn instructions(&self) -> anyhow::Result<u64> {
+        self.peer.as_ref().map_or(Ok(0), |peer| instructions::counted(peer.id(), self.folder.path()))
+    }
+
     /// Makes a load watch the peer's processes, believe its certificate and show a key that it knows.
     pub(crate) fn aim(&self, load: Load) -> anyhow::Result<Load> {
         let watch_pid = self.peer.as_ref().map_or(Ok(Vec::new()), Program::processes)?;
@@ -166,7 +217,7 @@ async fn mock(folder: &Path, number: usize, size: Size) -> anyhow::Result<(Progr
     let addresses: Vec<SocketAddr> = (0..count).map(address).collect();
     let args = addresses.iter().map(|address| format!("--listen={address}"));
     let mut mock = Program::start(&process::program("mock-llm")?, args, folder, &format!("mock-{number}"))?;
-    mock.answers(addresses[0]).await?;
+    mock.answers(addresses[0], "/health", OK).await?;
     Ok((mock, addresses))
 }
 
@@ -178,6 +229,7 @@ struct Setting<'a> {
     backends: &'a [SocketAddr],
     house: &'a House,
     size: Size,
+    is_counted: bool,
 }
 
 // === impl Setting ===
@@ -196,28 +248,49 @@ impl Setting<'_> {
                 let config = self.filled(HAPROXY, "haproxy.cfg")?;
                 Program::start(program, ["-db".into(), "-f".into(), config], self.folder, "haproxy")
             }
-            Kind::Direct | Kind::Ntonix => Program::start(program, self.worker()?, self.folder, "ntonix"),
+            Kind::Direct | Kind::Ntonix => {
+                let line = (program.to_owned(), Vec::new());
+                let (program, mut args) =
+                    if self.is_counted { instructions::line(program, self.folder)? } else { line };
+                args.extend(self.worker().into_iter().map(OsString::from));
+                Program::start(&program, args, self.folder, "ntonix")
+            }
         }
     }
 
-    /// The flags of a worker whose access log is in a file, as its records are.
-    fn worker(&self) -> anyhow::Result<Vec<String>> {
-        let config = self.folder.join("worker.yaml");
+    /// Starts the control plane that has the configuration.
+    async fn control(&self) -> anyhow::Result<Program> {
+        let config = self.folder.join("ntonix.yaml");
         fs::write(&config, config::yaml(self.size, self.backends))?;
+        let flags = [
+            ("config", config.display().to_string()),
+            ("admin", "127.0.0.1:0".to_owned()),
+            ("sync", self.ports.sync.to_string()),
+            ("ops", self.ports.control.to_string()),
+            ("state-dir", self.folder.join("revisions").display().to_string()),
+        ];
+        let args = flags.iter().map(|(flag, value)| format!("--{flag}={value}"));
+        let mut control = Program::start(&process::program(CONTROL_PLANE)?, args, self.folder, CONTROL_PLANE)?;
+        control.answers(self.ports.control, READY, OK).await?;
+        Ok(control)
+    }
+
+    /// The flags of a worker whose access log is in a file, as its records are.
+    fn worker(&self) -> Vec<String> {
         let Pair { certificate, key } = &self.house.pair;
         let path = |path: &Path| path.display().to_string();
         let flags = [
-            ("config", path(&config)),
+            ("control-plane", format!("http://{}", self.ports.sync)),
             ("listen", self.ports.plain.to_string()),
             ("listen-tls", self.ports.tls.to_string()),
-            ("ops", "127.0.0.1:0".to_owned()),
+            ("ops", self.ports.ops.to_string()),
             ("tls-cert", path(certificate)),
             ("tls-key", path(key)),
             ("threads", "2".to_owned()),
             ("state-dir", path(&self.folder.join("state"))),
             ("usage-log", path(&self.folder.join("usage.jsonl"))),
         ];
-        Ok(flags.into_iter().map(|(flag, value)| format!("--{flag}={value}")).collect())
+        flags.into_iter().map(|(flag, value)| format!("--{flag}={value}")).collect()
     }
 
     /// Writes the file that a template makes.

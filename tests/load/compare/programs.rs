@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 /// How long a program may take until it answers, or until it has ended.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(300);
 const AGAIN: Duration = Duration::from_millis(10);
 /// Where Debian has what only root's `PATH` leads to.
 const SYSTEM_FOLDER: &str = "/usr/sbin";
@@ -50,10 +50,11 @@ impl Program {
         Ok(Self { name: name.to_owned(), child, log })
     }
 
-    /// Waits until it answers: a listener may be there before what it needs to serve is.
-    pub(crate) async fn answers(&mut self, address: SocketAddr) -> anyhow::Result<()> {
+    /// Waits until it answers a GET of `path` with something that begins with `wanted`: a listener may be there before
+    /// what it needs to serve is.
+    pub(crate) async fn answers(&mut self, address: SocketAddr, path: &str, wanted: &str) -> anyhow::Result<()> {
         let started = Instant::now();
-        while !is_answered(address).await {
+        while answer(address, path, wanted.len()).await.is_none_or(|answer| answer != wanted.as_bytes()) {
             let has_ended = self.child.try_wait()?.is_some();
             if has_ended || started.elapsed() > PATIENCE {
                 let log = std::fs::read_to_string(&self.log).unwrap_or_default();
@@ -62,6 +63,11 @@ impl Program {
             tokio::time::sleep(AGAIN).await;
         }
         Ok(())
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Its process and those that it has started.
@@ -100,14 +106,16 @@ impl Drop for Program {
     }
 }
 
-/// Whether anything comes back, in time, for a request that a server can only refuse.
-async fn is_answered(address: SocketAddr) -> bool {
+/// The first bytes that come back, in time, for a GET.
+async fn answer(address: SocketAddr, path: &str, bytes: usize) -> Option<Vec<u8>> {
     let ask = async {
         let mut socket = TcpStream::connect(address).await?;
-        socket.write_all(b"GET / HTTP/1.1\r\nhost: compare\r\n\r\n").await?;
-        socket.read_u8().await
+        socket.write_all(format!("GET {path} HTTP/1.1\r\nhost: compare\r\n\r\n").as_bytes()).await?;
+        let mut answer = vec![0; bytes];
+        socket.read_exact(&mut answer).await?;
+        io::Result::Ok(answer)
     };
-    tokio::time::timeout(PATIENCE, ask).await.is_ok_and(|answer| answer.is_ok())
+    tokio::time::timeout(PATIENCE, ask).await.ok()?.ok()
 }
 
 /// A port that nobody listens on now.
@@ -161,7 +169,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let sh = installed("sh").unwrap();
         let mut program = Program::start(&sh, ["-c", "echo no such setting; exit 1"], folder.path(), "odd").unwrap();
-        let error = program.answers(unused_address().unwrap()).await.unwrap_err().to_string();
+        let address = unused_address().unwrap();
+        let error = program.answers(address, "/", "HTTP").await.unwrap_err().to_string();
         assert!(error.starts_with("odd does not answer on 127.0.0.1:"), "{error}");
         assert!(error.ends_with("it says: no such setting\n"), "{error}");
     }

@@ -38,8 +38,8 @@ Every measurement starts its own two backends and its own peer, and warms them u
 within a run: A B C A B C. The driver and the backends share the machine with the peer, so that CPU per unit of the peer's \
 processes is the steadiest column; a machine with other work spoils the others.
 
-Needs mock-llm and ntonix-data-plane beside this program (tests/compare builds all three as they are shipped), nginx and \
-HAProxy from Debian, which root gets installed.
+Needs mock-llm, ntonix-data-plane and ntonix-control-plane beside this program (tests/compare builds all as they are \
+shipped), and nginx, HAProxy and, where instructions are counted, valgrind from Debian, which root gets installed.
 
 The exit code is 1 when a token was wrong, a request failed, or with --goals a goal was missed.
 

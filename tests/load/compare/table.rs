@@ -42,7 +42,10 @@ fn rows(rows: &[Row]) -> String {
             row.case.clone(),
             row.peer.name().to_owned(),
             row.per_second.map_or_else(none, |per_second| format!("{per_second:.0}")),
-            cost(row.cpu_us, beside(|row| row.cpu_us), "µs"),
+            row.instructions.map_or_else(
+                || cost(row.cpu_us, beside(|row| row.cpu_us), "µs"),
+                |instructions| format!("{instructions:.0} instructions"),
+            ),
             cost(row.kib_per_stream, beside(|row| row.kib_per_stream), "KiB"),
             times(row, "request"),
             times(row, "first_token"),

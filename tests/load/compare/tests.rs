@@ -27,7 +27,7 @@ pub(super) fn report(mode: &str, cost: f64, kib: f64, open_most: u64) -> Report 
 }
 
 fn run(case: &str, peer: Kind, report: Report) -> Run {
-    Run { case: case.to_owned(), peer, round: 1, report, again: None, missing: 0 }
+    Run { case: case.to_owned(), peer, round: 1, report, again: None, missing: 0, instructions: None }
 }
 
 fn runs(case: &str, mode: &str, peer: Kind, costs: &[f64]) -> Vec<Run> {
@@ -120,6 +120,22 @@ fn growth_is_the_most_memory_of_the_second_time_over_that_of_the_first() {
     let memory = goal(&goals, "9,500 held streams twice: memory of the second time");
     assert_eq!((memory.figure, memory.verdict()), (Some(1.06), Verdict::Missed));
     assert!(goal(&goals, "9,500 held streams twice: requests and tokens lost").is_reached());
+}
+
+#[test]
+fn instructions_of_a_large_configuration_are_beside_those_of_a_small_one() {
+    let counted = |case, instructions| {
+        let mut run = run(case, Kind::Ntonix, report("unary", 50.0, 1.0, 1));
+        run.instructions = Some(instructions);
+        run
+    };
+    let runs = vec![counted("counted-10", 100.0), counted("counted-10000", 104.0)];
+    // Under callgrind time means nothing.
+    let row = &Row::all(&runs)[0];
+    assert_eq!((row.cpu_us, row.per_second, row.times.len()), (None, None, 0));
+    let goals = figures(vec![runs]);
+    let goal = goal(&goals, "instructions per request, 10,000 routes and 100,000 keys");
+    assert_eq!((goal.figure, goal.verdict()), (Some(1.04), Verdict::Reached));
 }
 
 #[test]

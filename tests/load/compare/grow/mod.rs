@@ -134,10 +134,10 @@ fn turns(settings: &Settings) -> Vec<(Axis, u32, Kind)> {
 }
 
 async fn measure_one(house: &House, axis: Axis, at: u32, peer: Kind, duration: Duration) -> anyhow::Result<Measured> {
-    let stage = Stage::start(house, peer, axis.size(at)).await?;
+    let stage = Stage::start(house, peer, axis.size(at), false).await?;
     let urls = || stage.plain_urls();
-    let warm_up = axis.warm_up(at, urls(), duration);
-    let report = measure::once(&stage, warm_up, axis.load(at, urls(), duration)).await?;
+    measure::warm_up(&stage, axis.warm_up(at, urls(), duration)).await?;
+    let report = measure::drive(&stage, axis.load(at, urls(), duration)).await?;
     Ok(Measured { axis, at, peer, report })
 }
 
