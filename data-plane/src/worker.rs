@@ -13,9 +13,7 @@ use ntonix_runtime::{
     probe::{self, Probes},
     reload::FileWatch,
     reload::hangups,
-    settings,
-    silence::end_when_silent,
-    tasks, tls,
+    settings, tasks, tls,
 };
 use tokio::{
     net::TcpListener,
@@ -407,8 +405,6 @@ fn run_thread(sockets: ThreadSockets, shared: Shared) -> io::Result<()> {
         let mut accepting = JoinSet::new();
         for (socket, tls) in sockets.sockets {
             let anonymous = shared.allow_anonymous || socket.local_addr()?.ip().is_loopback();
-            // A client that vanishes has neither left nor stopped reading, as far as anybody says.
-            end_when_silent(&socket, shared.stall)?;
             let socket = TcpListener::from_std(socket)?;
             let places = Arc::clone(&shared.places);
             accepting.spawn(Listener { socket, tls, anonymous, places, edge: Arc::clone(&edge) }.run());

@@ -16,7 +16,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
-use ntonix_runtime::{chain::Chain, drain::Held, tasks, tls::ServerTls};
+use ntonix_runtime::{chain::Chain, drain::Held, silence::end_when_silent, tasks, tls::ServerTls};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -104,7 +104,10 @@ impl Listener {
 
     fn welcome(&self, stream: TcpStream, address: SocketAddr, place: OwnedSemaphorePermit) {
         // A token is one small packet: it must not wait for an acknowledgement of the one before.
-        if let Err(error) = stream.set_nodelay(true) {
+        // And one that vanishes says nothing. Not the listener is told, which has accepted before it is: some come while it
+        // is being set up, or are left by a process with another limit.
+        let told = stream.set_nodelay(true).and_then(|()| end_when_silent(&stream, self.edge.stall));
+        if let Err(error) = told {
             tracing::debug!(%error, "The client was gone before it was served");
             return;
         }

@@ -15,8 +15,7 @@ const LONGEST: Duration = Duration::from_secs(32_767);
 /// makes no room for what waits, or, while there is nothing to send, does not answer the probes, which leave at most once a
 /// second. The next read or write fails with [`io::ErrorKind::TimedOut`] then.
 ///
-/// What a listener is told is told to those that it accepts. Elsewhere than on Linux there are only the probes, and how
-/// many of them may go unanswered is the system's choice.
+/// Elsewhere than on Linux there are only the probes, and how many of them may go unanswered is the system's choice.
 ///
 /// # Errors
 /// What the system says: the socket is gone.
@@ -37,16 +36,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn those_that_are_accepted_are_watched_as_their_listener_was_told() {
+    fn a_peer_is_asked_three_times_in_the_time_that_it_has() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        end_when_silent(&listener, Duration::from_secs(60)).unwrap();
-        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (accepted, _) = listener.accept().unwrap();
-        let accepted = SockRef::from(&accepted);
-        assert!(accepted.keepalive().unwrap());
-        assert_eq!(accepted.tcp_keepalive_time().unwrap(), Duration::from_secs(20));
-        assert_eq!(accepted.tcp_keepalive_interval().unwrap(), Duration::from_secs(20));
-        assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(Duration::from_secs(60)));
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        end_when_silent(&stream, Duration::from_secs(60)).unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(20));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(20));
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(60)));
     }
 
     #[test]
