@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
@@ -36,7 +36,8 @@ struct Line {
 struct Call {
     name: Arc<str>,
     waiting: AtomicBool,
-    line: Arc<Line>,
+    /// The line holds those that stand in it: held in return, neither would ever go.
+    line: Weak<Line>,
 }
 
 // === impl Lanes ===
@@ -49,8 +50,8 @@ impl<S> Lanes<S> {
 
     /// A stream joins, at the end of the line.
     pub(super) fn insert(&mut self, name: Arc<str>, stream: S) {
-        let call =
-            Arc::new(Call { name: Arc::clone(&name), waiting: AtomicBool::new(false), line: Arc::clone(&self.line) });
+        let line = Arc::downgrade(&self.line);
+        let call = Arc::new(Call { name: Arc::clone(&name), waiting: AtomicBool::new(false), line });
         call.queue();
         self.lanes.insert(name, Entry { stream, call });
     }
@@ -118,9 +119,11 @@ impl Line {
 
 impl Call {
     fn queue(self: &Arc<Self>) {
-        if !self.waiting.swap(true, Ordering::AcqRel) {
-            self.line.names.lock().unwrap_or_else(PoisonError::into_inner).push_back(Arc::clone(self));
-            self.line.owner.wake();
+        if !self.waiting.swap(true, Ordering::AcqRel)
+            && let Some(line) = self.line.upgrade()
+        {
+            line.names.lock().unwrap_or_else(PoisonError::into_inner).push_back(Arc::clone(self));
+            line.owner.wake();
         }
     }
 }
@@ -173,6 +176,18 @@ mod tests {
         lanes.insert("a".into(), 0);
         assert_eq!(next(&mut lanes, ""), Some("b".into()));
         assert_eq!(next(&mut lanes, ""), Some("a".into()));
+    }
+
+    /// A socket that is cut leaves streams in its line, and their wakers may live on in whatever would have woken them.
+    #[test]
+    fn nothing_of_a_socket_stays_when_it_goes() {
+        let mut lanes = Lanes::new();
+        ["a", "b"].into_iter().for_each(|name| lanes.insert(name.into(), 0));
+        let waker = Waker::from(Arc::clone(&lanes.lanes["b"].call));
+        let (line, call) = (Arc::downgrade(&lanes.line), Arc::downgrade(&lanes.lanes["a"].call));
+        drop(lanes);
+        waker.wake_by_ref();
+        assert_eq!((line.strong_count(), call.strong_count()), (0, 0));
     }
 
     #[test]
