@@ -17,8 +17,10 @@ use crate::field::Field;
 use crate::line::{Line, Sender};
 use crate::plan::{Behaviour, Plan};
 
-/// After this a stream that has not ended never will: every deadline of the gateway is over, and every fault.
-pub(crate) const ENDLESS: Duration = Duration::from_secs(60);
+/// After this a stream that has not ended never will: every fault is over, and every deadline of the gateway. The longest
+/// is that of an idle connection, 75 s: when the length of a TLS record was corrupted, the gateway sees no request, or its
+/// client no answer, and both wait for the rest of the record until then.
+pub(crate) const ENDLESS: Duration = Duration::from_secs(100);
 /// Pause before a connection that failed is opened again.
 pub(crate) const REOPEN_PAUSE: Duration = Duration::from_millis(20);
 /// Pause after a refusal: a client that asked again at once would fill the run with refusals.
