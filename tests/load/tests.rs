@@ -113,6 +113,20 @@ async fn every_http_mode_runs_clean_against_a_sound_mock() {
 }
 
 #[tokio::test]
+async fn clients_that_leave_in_the_middle_have_what_they_wanted_and_no_more() {
+    let mock = MockLlm::start().unwrap();
+    for over in ["http1", "http2"] {
+        let line = format!(
+            "load held --over {over} --streams 5 --duration 2s --pause 50ms --tokens 4 --leave-after 2 --count 5"
+        );
+        let report = drive_with(&format!("{line} --url {}", mock.url())).await;
+        assert!(report.is_clean(), "{report}");
+        assert_eq!((report.complete, report.tokens, report.open_most), (5, 10, 5), "{report}");
+    }
+    mock.cancelled(10).await;
+}
+
+#[tokio::test]
 async fn cancels_are_timed_by_what_the_mock_saw() {
     let mock = MockLlm::start().unwrap();
     let url = mock.url();

@@ -258,6 +258,7 @@ mod tests {
         assert_eq!(names(&["paced-400", "fast"]), ["fast", "paced-400"]);
         assert_eq!(names(&["fast*"]), ["fast", "fast-tls", "fast-h2", "fast-h2-tls"]);
         assert_eq!(names(&["*-64", "ws-*"]), ["unary-64", "ws-1", "ws-16", "ws-64"]);
+        assert_eq!(names(&["*y-*-h2*"]), ["unary-64-h2", "unary-64-h2-tls"]);
         assert_eq!(names(&["held-*-tls"]), ["held-5000-tls", "held-9500-tls"]);
         assert_eq!(names(&[]).len(), all().len());
     }
