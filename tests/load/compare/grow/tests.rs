@@ -57,7 +57,7 @@ fn streams_have_the_same_rate_of_tokens_however_many_there_are() {
 #[test]
 fn each_point_is_the_median_of_its_rounds() {
     let at = |cost| (Axis::Streams, 100, Kind::Nginx, cost);
-    let growth = growth(&[at(5.0), (Axis::Streams, 300, Kind::Nginx, 8.0), at(4.0), at(9.0)]);
+    let growth = growth(&[at(9.0), (Axis::Streams, 300, Kind::Nginx, 8.0), at(4.0), at(5.0)]);
     assert_eq!(growth.points.len(), 2);
     assert_eq!(growth.points[0].figures, [Some(5.0), Some(10.0)]);
     assert!(growth.is_clean());
