@@ -28,6 +28,11 @@ pub(crate) async fn tell(field: &Field, lasts: Duration, round: u8, mut is_over:
     }
 }
 
+/// Says something that is worth knowing, and no failure.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 fn line(round: u8, elapsed: Duration, lasts: Duration, sum: &Sum) -> String {
     let Sum { streams, struck, broken } = sum;
     let (elapsed, lasts) = (elapsed.as_secs(), lasts.as_secs());

@@ -134,7 +134,12 @@ impl Cast {
         stage.clear();
         stage.mocks.iter().for_each(MockLlm::forget_next);
         plane.state = State::default();
-        plane.cluster.apply(&stage.config(&plane.state)?).await?;
+        if let Err(error) = plane.cluster.apply(&stage.config(&plane.state)?).await {
+            progress::note(&format!(
+                "a worker did not run the last change within the patience of ntonixctl: {error:#}"
+            ));
+        }
+        one_revision(workers).await?;
         for worker in &*workers {
             worker.recovers().await?;
         }
@@ -175,6 +180,26 @@ impl Cast {
         add(&mut books, &mut total, field.take());
         Ok((books, total))
     }
+}
+
+/// Waits until both workers run the same revision, the newest that either has. A link whose last bytes were corrupted is
+/// missed after three heartbeats and tried again after up to ten seconds, so that this may take twice our patience.
+async fn one_revision(workers: &[Watched]) -> anyhow::Result<()> {
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        let same = async || {
+            seen.clear();
+            for worker in workers {
+                seen.push(worker.revision().await);
+            }
+            seen.iter().all(|revision| revision.is_some() && *revision == seen[0])
+        };
+        if eventually("both workers run one revision", same).await.is_ok() {
+            return Ok(());
+        }
+    }
+    let logs: Vec<_> = workers.iter().map(Watched::last_words).collect();
+    anyhow::bail!("the workers run {seen:?} a minute after the faults:\n{}", logs.join("\n"))
 }
 
 fn add(books: &mut Books, total: &mut Found, found: Found) {

@@ -36,6 +36,8 @@ pub(crate) struct Watched {
     pub(crate) start_kib: u64,
     /// What all its lives recorded.
     pub(crate) records: Vec<Record>,
+    /// Its last lines.
+    log: String,
     /// The most memory in any life, in KiB.
     pub(crate) peak_kib: u64,
 }
@@ -47,7 +49,16 @@ impl Watched {
         let running = stage.worker(index, 0).await?;
         let start_kib = resident_kib(&running)?;
         let memory = Memory::of(&name(index), start_kib, SLACK_KIB, STREAM_KIB);
-        Ok(Self { index, lives: 1, running, memory, start_kib, records: Vec::new(), peak_kib: start_kib })
+        Ok(Self {
+            index,
+            lives: 1,
+            running,
+            memory,
+            start_kib,
+            records: Vec::new(),
+            log: String::new(),
+            peak_kib: start_kib,
+        })
     }
 
     /// Stops and restarts it as scheduled, and watches it until `is_over`; hands itself back then.
@@ -87,12 +98,12 @@ impl Watched {
     }
 
     async fn restart(self, stage: &Stage, field: &Field) -> anyhow::Result<Self> {
-        let (index, lives, peak_kib) = (self.index, self.lives, self.peak_kib);
+        let (index, lives, log, peak_kib) = (self.index, self.lives, self.log.clone(), self.peak_kib);
         let records = self.end(field).await?;
         let running = stage.worker(index, lives).await?;
         let start_kib = resident_kib(&running)?;
         let memory = Memory::of(&name(index), start_kib, SLACK_KIB, STREAM_KIB);
-        Ok(Self { index, lives: lives + 1, running, memory, start_kib, records, peak_kib })
+        Ok(Self { index, lives: lives + 1, running, memory, start_kib, records, log, peak_kib })
     }
 
     /// Tells it to drain, and reads what it recorded in all its lives.
@@ -131,6 +142,16 @@ impl Watched {
         waited.with_context(|| format!("{} sees {states:#?}", name(self.index)))
     }
 
+    /// The revision that it runs.
+    pub(crate) async fn revision(&self) -> Option<f64> {
+        self.running.worker.metric("ntonix_config_revision").await.ok()
+    }
+
+    /// The end of its log.
+    pub(crate) fn last_words(&self) -> String {
+        format!("the log of {} ends with\n{}", name(self.index), tail(&self.log))
+    }
+
     /// Waits until no stream is under way, and says how much memory it then has, in KiB.
     pub(crate) async fn settled_kib(&self) -> anyhow::Result<u64> {
         let idle = async || self.running.worker.metric("ntonix_active_streams").await.is_ok_and(|count| count == 0.0);
@@ -141,6 +162,9 @@ impl Watched {
     fn look(&mut self, field: &Field) -> anyhow::Result<()> {
         let log = self.running.worker.process().take_log();
         field.look(&format!("the log of {}", name(self.index)), log.as_bytes());
+        if !log.is_empty() {
+            self.log = tail(&format!("{}\n{log}", self.log));
+        }
         let sample = Sample { streams: field.streams(self.index), resident_kib: resident_kib(&self.running)? };
         self.memory.add(sample);
         self.peak_kib = self.peak_kib.max(sample.resident_kib);

@@ -64,6 +64,26 @@ fn a_welcome_with_the_digest_that_runs_says_up_to_date() {
     assert_eq!(welcome(&other), Action::Welcome { heartbeat: HEARTBEAT, up_to_date: false });
 }
 
+/// A stream that is dead is missed after three of them: one that is too long would hold it for hours.
+#[test]
+fn an_interval_that_is_nonsense_is_not_taken_over() {
+    for (seconds, nanos, heartbeat) in [
+        (7, 0, Duration::from_secs(7)),
+        (60, 0, Duration::from_secs(60)),
+        (0, 0, HEARTBEAT),
+        (-1, 0, HEARTBEAT),
+        (60, 1, HEARTBEAT),
+        (i64::MAX, 0, HEARTBEAT),
+    ] {
+        let heartbeat_interval = Some(prost_types::Duration { seconds, nanos });
+        let taken = Session::new(None).take(frame(Frame::Welcome(Welcome { target: None, heartbeat_interval })));
+        assert!(
+            matches!(taken, Action::Welcome { heartbeat: taken, .. } if taken == heartbeat),
+            "{seconds}: {taken:?}"
+        );
+    }
+}
+
 #[test]
 fn a_transition_changes_adds_and_removes() {
     let base = snapshot(1, &[entry("pools/a", "1"), entry("pools/b", "1"), entry("routes/c", "1")]);
