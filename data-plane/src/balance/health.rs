@@ -5,7 +5,6 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::{HeaderValue, Method, Request, Version, header};
-use http_body_util::Full;
 use ntonix_config as config;
 use ntonix_llm::reply;
 use tokio::{
@@ -197,8 +196,8 @@ async fn read(mut answer: Answer) -> Result<Option<Bytes>, Failed> {
     Ok(Some(body.into()))
 }
 
-fn request(pool: &Pool, backend: &Backend, path: &str, version: Version) -> Request<Full<Bytes>> {
-    let mut request = Request::new(Full::new(Bytes::new()));
+fn request(pool: &Pool, backend: &Backend, path: &str, version: Version) -> Request<Bytes> {
+    let mut request = Request::new(Bytes::new());
     *request.method_mut() = Method::GET;
     *request.uri_mut() = backend.connector.uri(path, version);
     backend.connector.set_host(request.headers_mut(), version);
@@ -225,7 +224,7 @@ impl From<AskError> for Failed {
     fn from(error: AskError) -> Self {
         match &error {
             AskError::Connect(ConnectError::Exhausted(_)) => Self::Worker(text(&error)),
-            AskError::Connect(_) | AskError::Http(_) => Self::Backend(text(&error)),
+            AskError::Connect(_) | AskError::Lost(_) => Self::Backend(text(&error)),
         }
     }
 }

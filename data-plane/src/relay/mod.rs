@@ -32,7 +32,7 @@ use crate::{
     exchange::Exchange,
     refusal::{Kind, Refusal},
     routing::Route,
-    upstream::{Body, http_failure},
+    upstream::Body,
 };
 
 /// The largest event that a backend may send.
@@ -210,10 +210,10 @@ impl Relay {
                     Ok(events) => events,
                     Err(refusal) => return Poll::Ready(Some(Err(refusal))),
                 },
-                Poll::Ready(Some(Err(error))) => match self.watch.ending() {
+                Poll::Ready(Some(Err(lost))) => match self.watch.ending() {
                     // The finish was here; what broke afterwards takes nothing away.
                     Ending::Complete { .. } => Bytes::new(),
-                    _ => return Poll::Ready(Some(Err(self.stop(http_failure(error))))),
+                    _ => return Poll::Ready(Some(Err(self.stop(lost.into())))),
                 },
                 Poll::Ready(None) => Bytes::new(),
             };

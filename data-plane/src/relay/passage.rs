@@ -19,7 +19,7 @@ use crate::{
     exchange::Exchange,
     refusal::{Kind, Refusal},
     routing::Route,
-    upstream::{Body, http_failure},
+    upstream::Body,
 };
 
 /// Usage stands at the end of a body; so many of its last bytes are looked at.
@@ -78,7 +78,7 @@ impl Passage {
         let item = match self.start.take() {
             Some(start) => Some(Ok(start)),
             None => match self.body.poll_data(cx) {
-                Poll::Ready(Some(data)) => Some(data.map_err(http_failure)),
+                Poll::Ready(Some(data)) => Some(data.map_err(Refusal::from)),
                 Poll::Ready(None) => self.cut_short().map(Err),
                 Poll::Pending => match self.timers.poll_alarm(cx) {
                     Poll::Pending => return Poll::Pending,

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
-use http_body_util::Full;
 use ntonix_llm::{BackendError, estimate, openai, reply};
 use tokio::time::{Instant, timeout_at};
 
@@ -14,7 +13,7 @@ use crate::{
     refusal::{Blame, Kind, Refusal},
     relay::{Passage, Relay, Tally, nesting::Nesting},
     routing::Route,
-    upstream::{self, Answer, Body, IfLost, headers, http_failure},
+    upstream::{self, Answer, Body, IfLost, headers},
 };
 
 /// A body that is not a stream is gathered up to here, so that a cut before it is complete can still be retried; a
@@ -194,9 +193,9 @@ impl Opened {
     }
 }
 
-fn request(exchange: &Exchange, picked: &Picked, version: Version, body: Bytes) -> Request<Full<Bytes>> {
+fn request(exchange: &Exchange, picked: &Picked, version: Version, body: Bytes) -> Request<Bytes> {
     let connector = &picked.backend.connector;
-    let mut request = Request::new(Full::new(body));
+    let mut request = Request::new(body);
     *request.method_mut() = Method::POST;
     *request.uri_mut() = connector.uri(exchange.call.op.path(), version);
     *request.headers_mut() = headers::upstream(&exchange.client.headers, exchange.client.address, &exchange.id);
@@ -212,7 +211,7 @@ async fn gather(body: &mut Body, most: usize) -> Result<(Bytes, Complete), Refus
     let mut whole: Option<Bytes> = None;
     let mut joined = BytesMut::new();
     while let Some(data) = body.data().await {
-        let data = data.map_err(http_failure)?;
+        let data = data?;
         match whole.take() {
             // Most bodies come in one piece, which is passed on as it is.
             None if joined.is_empty() => whole = Some(data),

@@ -11,7 +11,6 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -19,7 +18,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderValue, Uri, Version, header};
 use http_body_util::Full;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use ntonix_config::{Backend as Spec, BackendUrl};
 use ntonix_runtime::{silence::end_when_silent, tasks};
@@ -27,7 +26,7 @@ use rustls::pki_types::ServerName;
 use tokio::{net::TcpStream, sync::oneshot, time::Instant};
 use tokio_rustls::TlsConnector;
 
-use crate::upstream::io::Io;
+use crate::upstream::{http1::Connection, io::Io};
 
 /// How to reach one backend.
 pub(crate) struct Connector {
@@ -46,16 +45,8 @@ struct Shelf {
 }
 
 struct Idle {
-    link: Box<Http1>,
+    connection: Box<Connection>,
     since: Instant,
-}
-
-/// An HTTP/1.1 connection. Nobody drives it but the exchange that has it: no task, no channel, no wake-up in between.
-#[derive(Debug)]
-pub(crate) struct Http1 {
-    pub(crate) sender: http1::SendRequest<Full<Bytes>>,
-    /// Dropped as soon as it is over: a request that it took over and never sent fails by that, and only by that.
-    connection: Option<http1::Connection<TokioIo<Io>, Full<Bytes>>>,
 }
 
 /// An HTTP/2 connection, driven by a task of its own.
@@ -80,20 +71,6 @@ struct Places {
 #[derive(Debug)]
 pub(crate) struct Place(Arc<Places>);
 
-/// A way to send one request.
-#[derive(Debug)]
-pub(crate) enum Link {
-    /// The whole connection.
-    Http1 {
-        /// The connection.
-        link: Box<Http1>,
-        /// It served another request before: the backend may have closed it in the meantime.
-        reused: bool,
-    },
-    /// A place on a shared connection.
-    Http2(http2::SendRequest<Full<Bytes>>, Place),
-}
-
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
@@ -117,8 +94,6 @@ pub(crate) enum ConnectError {
     TimedOut(Duration),
 }
 
-/// What an HTTP/1.1 connection reads ahead at most, and the largest head of an answer.
-const BUFFER_MOST: usize = 64 * 1024;
 /// Idle connections that a thread keeps for one backend.
 const IDLE_MOST: usize = 256;
 /// How long it keeps them.
@@ -188,28 +163,41 @@ impl Connector {
         }
     }
 
-    /// An idle connection of this thread, or a place on a shared one, or a new one within `within`.
-    pub(crate) async fn link(&self, within: Duration) -> Result<Link, ConnectError> {
-        if let Some(link) = self.kept() {
-            return Ok(link);
-        }
-        self.fresh(within).await
+    /// Does it take many streams on each connection?
+    pub(crate) fn speaks_http2(&self) -> bool {
+        self.http2
     }
 
-    /// A new connection within `within`.
-    pub(crate) async fn fresh(&self, within: Duration) -> Result<Link, ConnectError> {
-        match tokio::time::timeout(within, self.open()).await {
-            Ok(opened) => opened,
-            Err(_) => Err(ConnectError::TimedOut(within)),
+    /// An HTTP/1.1 connection of this thread that served before: the backend may have closed it in the meantime, although
+    /// nothing was heard of that.
+    pub(crate) fn idle(&self) -> Option<Box<Connection>> {
+        let mut shelf = self.shelf();
+        // The youngest first: the least likely to have been closed by the backend.
+        while let Some(mut idle) = shelf.idle.pop_back() {
+            if idle.connection.is_free() {
+                return Some(idle.connection);
+            }
         }
+        None
     }
 
-    /// Takes an HTTP/1.1 connection back whose exchange ended cleanly.
-    pub(crate) fn keep(&self, link: Box<Http1>) {
+    /// Takes an HTTP/1.1 connection back whose exchange ended cleanly, if another one can follow.
+    pub(crate) fn keep(&self, mut connection: Box<Connection>) {
+        if !connection.is_free() {
+            return;
+        }
         let mut shelf = self.shelf();
         if shelf.idle.len() < IDLE_MOST {
-            shelf.idle.push_back(Idle { link, since: Instant::now() });
+            shelf.idle.push_back(Idle { connection, since: Instant::now() });
         }
+    }
+
+    /// A place on an HTTP/2 connection that is there.
+    pub(crate) fn shared(&self) -> Option<(http2::SendRequest<Full<Bytes>>, Place)> {
+        let mut shelf = self.shelf();
+        shelf.shared.retain(Shared::is_of_use);
+        let shared = shelf.shared.iter().find(|shared| shared.has_room())?;
+        Some((shared.sender.clone(), Place::take(&shared.places)))
     }
 
     /// Takes a shared connection out of use for new streams; those that are on it go on.
@@ -228,47 +216,35 @@ impl Connector {
         }
     }
 
-    fn kept(&self) -> Option<Link> {
-        let mut shelf = self.shelf();
-        if self.http2 {
-            shelf.shared.retain(Shared::is_of_use);
-            let shared = shelf.shared.iter().find(|shared| shared.has_room())?;
-            return Some(Link::Http2(shared.sender.clone(), Place::take(&shared.places)));
-        }
-        // The youngest first: the least likely to have been closed by the backend.
-        while let Some(mut idle) = shelf.idle.pop_back() {
-            if idle.link.is_free(&mut Context::from_waker(Waker::noop())) {
-                return Some(Link::Http1 { link: idle.link, reused: true });
-            }
-        }
-        None
+    /// A new HTTP/1.1 connection within `within`.
+    pub(crate) async fn open_http1(&self, within: Duration) -> Result<Box<Connection>, ConnectError> {
+        Ok(Box::new(Connection::new(soon(within, self.connect()).await?)))
     }
 
-    async fn open(&self) -> Result<Link, ConnectError> {
+    /// A place on a new HTTP/2 connection within `within`.
+    pub(crate) async fn open_http2(
+        &self,
+        within: Duration,
+    ) -> Result<(http2::SendRequest<Full<Bytes>>, Place), ConnectError> {
+        soon(within, async { self.share(self.connect().await?).await }).await
+    }
+
+    async fn connect(&self) -> Result<Io, ConnectError> {
         let stream =
             TcpStream::connect((self.url.host.as_str(), self.url.port)).await.map_err(ConnectError::from_tcp)?;
         stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
         end_when_silent(&stream, SILENT_AT_MOST).map_err(ConnectError::Tcp)?;
-        let io = match &self.tls {
-            None => Io::Plain(stream),
+        match &self.tls {
+            None => Ok(Io::Plain(stream)),
             Some((connector, name)) => {
                 let stream = connector.connect(name.clone(), stream).await.map_err(ConnectError::Tls)?;
-                Io::Tls(Box::new(stream))
+                Ok(Io::Tls(Box::new(stream)))
             }
-        };
-        if self.http2 { self.open_http2(io).await } else { Self::open_http1(io).await }
+        }
     }
 
-    async fn open_http1(io: Io) -> Result<Link, ConnectError> {
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(BUFFER_MOST)
-            .handshake(TokioIo::new(io))
-            .await
-            .map_err(ConnectError::Http)?;
-        Ok(Link::Http1 { link: Box::new(Http1 { sender, connection: Some(connection) }), reused: false })
-    }
-
-    async fn open_http2(&self, io: Io) -> Result<Link, ConnectError> {
+    /// Begins to speak HTTP/2, and puts the connection on the shelf.
+    async fn share(&self, io: Io) -> Result<(http2::SendRequest<Full<Bytes>>, Place), ConnectError> {
         if self.tls.is_some() && !io.negotiated_h2() {
             return Err(ConnectError::NotHttp2);
         }
@@ -303,12 +279,16 @@ impl Connector {
         let places = Arc::new(Places { taken: AtomicUsize::new(0), freed, _had: had });
         let place = Place::take(&places);
         self.shelf().shared.push(Shared { sender: sender.clone(), places, allowed });
-        Ok(Link::Http2(sender, place))
+        Ok((sender, place))
     }
 
     fn shelf(&self) -> MutexGuard<'_, Shelf> {
         lock(&self.shelves[THREAD.get().min(self.shelves.len() - 1)])
     }
+}
+
+async fn soon<T>(within: Duration, opened: impl Future<Output = Result<T, ConnectError>>) -> Result<T, ConnectError> {
+    tokio::time::timeout(within, opened).await.unwrap_or(Err(ConnectError::TimedOut(within)))
 }
 
 fn lock(shelf: &Mutex<Shelf>) -> MutexGuard<'_, Shelf> {
@@ -357,25 +337,6 @@ impl Drop for Place {
         // First the time: once the place is free, it is looked at.
         *self.0.freed() = Instant::now();
         self.0.taken.fetch_sub(1, Ordering::Release);
-    }
-}
-
-// === impl Http1 ===
-
-impl Http1 {
-    /// Moves bytes. A failure of the connection shows in the response or the body, so it is not looked at here.
-    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Some(connection) = &mut self.connection
-            && connection.poll_unpin(cx).is_ready()
-        {
-            self.connection = None;
-        }
-    }
-
-    /// Can it take another request, as far as the socket says? Nobody drives it while it is idle.
-    pub(crate) fn is_free(&mut self, cx: &mut Context<'_>) -> bool {
-        self.drive(cx);
-        self.connection.is_some() && matches!(self.sender.poll_ready(cx), Poll::Ready(Ok(())))
     }
 }
 

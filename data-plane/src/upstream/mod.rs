@@ -1,11 +1,12 @@
 //! Asks a backend: finds a connection, sends the request, hands back the head and a body that is pulled.
 //!
-//! An HTTP/1.1 connection is driven by whoever pulls the body: dropping the body closes it, and that is all that a
-//! cancel is. After a clean end it goes back to the shelf it came from.
+//! An HTTP/1.1 connection is driven by whoever pulls the body ([`http1`]): dropping the body closes it, and that is all
+//! that a cancel is. After a clean end it goes back to the shelf it came from. HTTP/2 is hyper's.
 
 pub(crate) mod attempt;
 pub(crate) mod connect;
 pub(crate) mod headers;
+pub(crate) mod http1;
 pub(crate) mod io;
 #[cfg(test)]
 mod tests;
@@ -13,22 +14,22 @@ mod tests;
 use std::{
     future::poll_fn,
     io::ErrorKind,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Request, StatusCode, Version};
 use http_body_util::Full;
-use hyper::{
-    body::{Body as _, Incoming},
-    client::conn::TrySendError,
-};
+use hyper::body::{Body as _, Incoming};
 
 pub(crate) use self::connect::Connector;
-use self::connect::{ConnectError, Http1, Link, Place};
+use self::{
+    connect::{ConnectError, Place},
+    http1::{Connection, Head, Reached},
+};
 use crate::refusal::{Kind, Refusal};
 
 /// What a backend answered so far.
@@ -44,29 +45,25 @@ pub(crate) struct Answer {
 
 /// The body of an answer, and the connection that it comes by.
 #[derive(Debug)]
-pub(crate) struct Body {
-    incoming: Incoming,
-    carrier: Carrier,
+pub(crate) enum Body {
+    /// The whole connection, and the shelf that it goes back to.
+    Http1(Box<Connection>, Arc<Connector>),
+    /// A stream of a shared connection, and its place there, free again when dropped.
+    Http2 { incoming: Box<Incoming>, _place: Place },
+    /// It has ended, and the connection is back on its shelf, or gone.
+    Ended,
 }
 
-#[derive(Debug)]
-enum Carrier {
-    Http1(Http1Carrier),
-    Http2 {
-        _place: Place,
-    },
-    /// The body has ended and the connection is back on its shelf, or gone.
-    Gone,
+/// Why an exchange ended before it was over.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Lost {
+    /// Over HTTP/1.1.
+    #[error(transparent)]
+    Http1(#[from] http1::Error),
+    /// Over HTTP/2.
+    #[error(transparent)]
+    Http2(#[from] hyper::Error),
 }
-
-#[derive(Debug)]
-struct Http1Carrier {
-    link: Box<Http1>,
-    home: Arc<Connector>,
-}
-
-/// A request that was not answered; it may still have the request.
-type Unanswered = TrySendError<Request<Full<Bytes>>>;
 
 /// Why there is no answer, or no more of it.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +73,7 @@ pub(crate) enum AskError {
     Connect(#[from] ConnectError),
     /// The connection broke, or what came is not HTTP.
     #[error(transparent)]
-    Http(#[from] hyper::Error),
+    Lost(#[from] Lost),
 }
 
 /// What to do when a connection that had lain idle breaks before anything of an answer has come: whether the backend saw
@@ -95,75 +92,81 @@ pub(crate) async fn ask(
     connector: &Arc<Connector>,
     connect_within: Duration,
     if_lost: IfLost,
-    mut request: impl FnMut(http::Version) -> Request<Full<Bytes>>,
+    request: impl FnMut(Version) -> Request<Bytes>,
 ) -> Result<Answer, AskError> {
-    let mut link = connector.link(connect_within).await?;
-    let mut unsent = None;
-    let mut is_fresh = false;
+    if connector.speaks_http2() {
+        ask_over_http2(connector, connect_within, request).await
+    } else {
+        ask_over_http1(connector, connect_within, if_lost, request).await
+    }
+}
+
+async fn ask_over_http1(
+    connector: &Arc<Connector>,
+    connect_within: Duration,
+    if_lost: IfLost,
+    mut make: impl FnMut(Version) -> Request<Bytes>,
+) -> Result<Answer, AskError> {
+    let (mut connection, mut is_fresh) = match connector.idle() {
+        Some(connection) => (connection, false),
+        None => (connector.open_http1(connect_within).await?, true),
+    };
+    let mut request = make(Version::HTTP_11);
     loop {
-        let (mut error, may_ask_again) = match link {
-            Link::Http2(mut sender, place) => {
-                let request = unsent.take().unwrap_or_else(|| request(http::Version::HTTP_2));
-                match sender.try_send_request(request).await {
-                    Ok(response) => return Ok(answer(response, Carrier::Http2 { _place: place })),
-                    Err(error) => {
-                        // It is going away, or full: the streams on it go on, but no other shall go there.
-                        connector.retire(&place);
-                        (error, false)
-                    }
-                }
+        let unanswered = match connection.ask(&request).await {
+            Ok(Head { status, headers, .. }) => {
+                let body = Body::Http1(connection, Arc::clone(connector));
+                return Ok(Answer { status, headers, body });
             }
-            Link::Http1 { link: http1, reused } => {
-                let mut carrier = Http1Carrier { link: http1, home: Arc::clone(connector) };
-                let request = unsent.take().unwrap_or_else(|| request(http::Version::HTTP_11));
-                match carrier.send(request).await {
-                    Ok(response) => return Ok(answer(response, Carrier::Http1(carrier))),
-                    Err(error) => {
-                        let may_ask_again = reused && if_lost == IfLost::AskAgain && was_closed(error.error());
-                        (error, may_ask_again)
-                    }
-                }
-            }
+            Err(unanswered) => unanswered,
         };
-        unsent = error.take_message();
-        if is_fresh || (unsent.is_none() && !may_ask_again) {
-            return Err(error.into_error().into());
+        let may_ask_again = match unanswered.reached {
+            // It was closed while nobody used it.
+            Reached::Nothing => true,
+            Reached::Request => if_lost == IfLost::AskAgain,
+            Reached::Answer => false,
+        };
+        if is_fresh || !may_ask_again {
+            return Err(Lost::from(unanswered.error).into());
         }
-        // It was closed while nobody used it. What was not sent can be sent in any case.
-        link = connector.fresh(connect_within).await?;
-        is_fresh = true;
+        (connection, is_fresh) = (connector.open_http1(connect_within).await?, true);
+        if unanswered.reached == Reached::Request {
+            request = make(Version::HTTP_11);
+        }
     }
 }
 
-fn answer(response: Response<Incoming>, carrier: Carrier) -> Answer {
-    let (head, incoming) = response.into_parts();
-    Answer { status: head.status, headers: head.headers, body: Body { incoming, carrier } }
-}
-
-fn was_closed(error: &hyper::Error) -> bool {
-    error.is_canceled() || error.is_closed() || error.is_incomplete_message() || (!error.is_parse() && !error.is_user())
-}
-
-// === impl Http1Carrier ===
-
-impl Http1Carrier {
-    async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Unanswered> {
-        let mut response = pin!(self.link.sender.try_send_request(request));
-        poll_fn(|cx| {
-            if let Poll::Ready(response) = response.as_mut().poll(cx) {
-                return Poll::Ready(response);
+async fn ask_over_http2(
+    connector: &Arc<Connector>,
+    connect_within: Duration,
+    mut make: impl FnMut(Version) -> Request<Bytes>,
+) -> Result<Answer, AskError> {
+    let (mut sender, mut place, mut is_fresh) = match connector.shared() {
+        Some((sender, place)) => (sender, place, false),
+        None => {
+            let (sender, place) = connector.open_http2(connect_within).await?;
+            (sender, place, true)
+        }
+    };
+    let mut request = make(Version::HTTP_2).map(Full::new);
+    loop {
+        let mut error = match sender.try_send_request(request).await {
+            Ok(response) => {
+                let (head, incoming) = response.into_parts();
+                let body = Body::Http2 { incoming: Box::new(incoming), _place: place };
+                return Ok(Answer { status: head.status, headers: head.headers, body });
             }
-            self.link.drive(cx);
-            response.as_mut().poll(cx)
-        })
-        .await
-    }
-
-    /// Puts the connection back when it can take another request.
-    fn give_back(mut self, cx: &mut Context<'_>) {
-        if self.link.is_free(cx) {
-            self.home.keep(self.link);
+            Err(error) => error,
+        };
+        // It is going away, or full: the streams on it go on, but no other shall go there.
+        connector.retire(&place);
+        match error.take_message() {
+            // What was not sent can be sent in any case.
+            Some(unsent) if !is_fresh => request = unsent,
+            _ => return Err(Lost::from(error.into_error()).into()),
         }
+        (sender, place) = connector.open_http2(connect_within).await?;
+        is_fresh = true;
     }
 }
 
@@ -171,39 +174,39 @@ impl Http1Carrier {
 
 impl Body {
     /// The next bytes, never empty; `None` at a clean end.
-    pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, hyper::Error>>> {
-        let mut driven = false;
-        loop {
-            match Pin::new(&mut self.incoming).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    // Trailers say nothing that a client of ours could read.
-                    if let Ok(data) = frame.into_data()
-                        && !data.is_empty()
-                    {
-                        return Poll::Ready(Some(Ok(data)));
+    pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Lost>>> {
+        match self {
+            Self::Http1(connection, _) => match ready!(connection.poll_data(cx)) {
+                Some(data) => Poll::Ready(Some(data.map_err(Lost::from))),
+                None => {
+                    if let Self::Http1(connection, home) = std::mem::replace(self, Self::Ended) {
+                        home.keep(connection);
                     }
+                    Poll::Ready(None)
                 }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
-                Poll::Ready(None) => {
-                    if let Carrier::Http1(carrier) = std::mem::replace(&mut self.carrier, Carrier::Gone) {
-                        carrier.give_back(cx);
-                    }
-                    return Poll::Ready(None);
-                }
-                Poll::Pending => match &mut self.carrier {
-                    Carrier::Http1(carrier) if !driven => {
-                        carrier.link.drive(cx);
-                        driven = true;
-                    }
-                    _ => return Poll::Pending,
-                },
-            }
+            },
+            Self::Http2 { incoming, .. } => poll_http2(incoming, cx),
+            Self::Ended => Poll::Ready(None),
         }
     }
 
     /// The next bytes, never empty; `None` at a clean end.
-    pub(crate) async fn data(&mut self) -> Option<Result<Bytes, hyper::Error>> {
+    pub(crate) async fn data(&mut self) -> Option<Result<Bytes, Lost>> {
         poll_fn(|cx| self.poll_data(cx)).await
+    }
+}
+
+fn poll_http2(incoming: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Lost>>> {
+    loop {
+        match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
+            // Trailers say nothing that a client of ours could read.
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) if !data.is_empty() => return Poll::Ready(Some(Ok(data))),
+                _ => {}
+            },
+            Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+            None => return Poll::Ready(None),
+        }
     }
 }
 
@@ -213,7 +216,7 @@ impl From<AskError> for Refusal {
     fn from(error: AskError) -> Self {
         match error {
             AskError::Connect(error) => error.into(),
-            AskError::Http(error) => http_failure(error),
+            AskError::Lost(lost) => lost.into(),
         }
     }
 }
@@ -235,18 +238,28 @@ impl From<ConnectError> for Refusal {
     }
 }
 
-/// What a broken or senseless answer means.
-pub(crate) fn http_failure(error: hyper::Error) -> Refusal {
-    let refusal = if error.is_parse() || is_misframed(&error) {
-        Refusal::new(Kind::UpstreamProtocol, "the backend's answer is not HTTP")
-    } else {
-        Refusal::new(Kind::UpstreamReset, "the connection to the backend was lost")
-    };
-    refusal.because(error)
+// === impl Lost ===
+
+impl Lost {
+    /// Is it not HTTP what came?
+    fn is_no_http(&self) -> bool {
+        match self {
+            Self::Http1(http1::Error::Head(_) | http1::Error::Chunk(_)) => true,
+            // TLS tells of records that are none with an error of input and output whose kind is this.
+            Self::Http1(http1::Error::Broke(error)) => error.kind() == ErrorKind::InvalidData,
+            Self::Http1(http1::Error::Closed) => false,
+            Self::Http2(error) => error.is_parse(),
+        }
+    }
 }
 
-/// hyper tells of chunks that are none with an error of input and output whose kind is this.
-fn is_misframed(error: &hyper::Error) -> bool {
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
-    source.is_some_and(|source| matches!(source.kind(), ErrorKind::InvalidInput | ErrorKind::InvalidData))
+impl From<Lost> for Refusal {
+    fn from(lost: Lost) -> Self {
+        let refusal = if lost.is_no_http() {
+            Refusal::new(Kind::UpstreamProtocol, "the backend's answer is not HTTP")
+        } else {
+            Refusal::new(Kind::UpstreamReset, "the connection to the backend was lost")
+        };
+        refusal.because(lost)
+    }
 }

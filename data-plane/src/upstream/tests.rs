@@ -1,6 +1,7 @@
 use std::{convert::Infallible, net::SocketAddr, sync::atomic::AtomicUsize, sync::atomic::Ordering};
 
 use futures_util::future::join_all;
+use http::Response;
 use hyper::{server::conn as server, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
@@ -41,7 +42,7 @@ async fn get(connector: &Arc<Connector>) -> Result<(), AskError> {
 /// Asks, and leaves the body where it is.
 async fn head(connector: &Arc<Connector>) -> Result<Answer, AskError> {
     let request = |version| {
-        let mut request = Request::new(Full::new(Bytes::new()));
+        let mut request = Request::new(Bytes::new());
         *request.uri_mut() = connector.uri("/", version);
         connector.set_host(request.headers_mut(), version);
         request
