@@ -185,12 +185,14 @@ fn digit(byte: u8) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     /// Feeds `input` in pieces that end at `cuts`; gives the body, and what came after it.
-    fn decode(mut framing: Framing, input: &[u8], cuts: &[usize]) -> Result<(Vec<u8>, usize, Framing), Malformed> {
+    pub(super) fn decode(
+        mut framing: Framing,
+        input: &[u8],
+        cuts: &[usize],
+    ) -> Result<(Vec<u8>, usize, Framing), Malformed> {
         let mut body = BytesMut::new();
         let mut taken = 0;
         let mut ends: Vec<usize> = cuts.iter().map(|cut| cut % (input.len() + 1)).chain([input.len()]).collect();
@@ -253,6 +255,14 @@ mod tests {
         assert!(Framing::UntilClose.may_end() && Framing::Length(0).may_end() && Framing::Ended.may_end());
         assert!(!Framing::Length(1).may_end() && !Framing::chunked().may_end());
     }
+}
+
+/// Over all there may be, with more cases in the stage `fuzz`.
+#[cfg(test)]
+mod fuzz {
+    use proptest::prelude::*;
+
+    use super::{tests::decode, *};
 
     proptest! {
         #[test]

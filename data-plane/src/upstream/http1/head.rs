@@ -64,11 +64,19 @@ pub(crate) fn write(request: &Request<Bytes>) -> Vec<u8> {
 /// is how much of `ahead` was looked through before, from 0 on: a head that comes byte by byte is parsed once, not with
 /// each byte.
 pub(crate) fn read(ahead: &mut BytesMut, searched: &mut usize) -> Result<Option<(Head, Framing)>, BadHead> {
-    while let Some(end) = end_of_head(ahead, *searched) {
-        *searched = 0;
+    loop {
+        // Told at once: what is no HTTP may never have the end of a head.
+        if !START.starts_with(&ahead[..ahead.len().min(START.len())]) {
+            return Err(BadHead::Syntax(httparse::Error::Version));
+        }
+        let Some(end) = end_of_head(ahead, *searched) else {
+            *searched = ahead.len();
+            return if ahead.len() > HEAD_MOST { Err(BadHead::TooLarge) } else { Ok(None) };
+        };
         if end > HEAD_MOST {
             return Err(BadHead::TooLarge);
         }
+        *searched = 0;
         let parsed = parse(&ahead.split_to(end).freeze())?;
         match parsed.0.status {
             StatusCode::SWITCHING_PROTOCOLS => return Err(BadHead::Switched),
@@ -76,13 +84,6 @@ pub(crate) fn read(ahead: &mut BytesMut, searched: &mut usize) -> Result<Option<
             _ => return Ok(Some(parsed)),
         }
     }
-    *searched = ahead.len();
-    if ahead.len() > HEAD_MOST {
-        return Err(BadHead::TooLarge);
-    }
-    // Told at once: what is no HTTP may never have the end of a head.
-    let start = &ahead[..ahead.len().min(START.len())];
-    if START.starts_with(start) { Ok(None) } else { Err(BadHead::Syntax(httparse::Error::Version)) }
 }
 
 /// A head ends with an empty line; a lone LF ends a line, too (RFC 9112 §2.2).
@@ -251,6 +252,57 @@ mod tests {
         for (text, reason) in cases {
             let error = answer(text).unwrap_err().to_string();
             assert!(error.contains(reason), "{error}: {}", &text[..text.len().min(80)]);
+        }
+    }
+}
+
+/// Over all there may be, with more cases in the stage `fuzz`.
+#[cfg(test)]
+mod fuzz {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Lines that are heads, nearly, and what no head has.
+    fn lines() -> impl Strategy<Value = String> {
+        let line = prop_oneof![
+            Just("HTTP/1.1 200 OK".to_owned()),
+            Just("HTTP/1.0 503 ".to_owned()),
+            Just("HTTP/1.1 100 Continue".to_owned()),
+            Just("transfer-encoding: chunked".to_owned()),
+            Just("content-length: 5".to_owned()),
+            Just("connection: close".to_owned()),
+            Just(String::new()),
+            "[a-zA-Z-]{1,12}: [ -~]{0,20}",
+            "\\PC{0,30}",
+        ];
+        let end = prop_oneof![4 => Just("\r\n"), 1 => Just("\n"), 1 => Just("\r")];
+        prop::collection::vec((line, end), 0..12)
+            .prop_map(|lines| lines.into_iter().flat_map(|(line, end)| [line, end.to_owned()]).collect())
+    }
+
+    /// What is read of `input` when it comes in pieces that end at `cuts`: the head, and what is left of the bytes.
+    fn read_in_pieces(input: &[u8], cuts: &[usize]) -> (String, usize) {
+        let (mut ahead, mut searched, mut from) = (BytesMut::new(), 0, 0);
+        let mut ends: Vec<usize> = cuts.iter().map(|cut| cut % (input.len() + 1)).chain([input.len()]).collect();
+        ends.sort_unstable();
+        for end in ends {
+            ahead.extend_from_slice(&input[from..end]);
+            from = end;
+            match read(&mut ahead, &mut searched) {
+                Ok(None) => {}
+                Ok(Some(seen)) => return (format!("{seen:?}"), input.len() - from + ahead.len()),
+                // Where in the bytes it is noticed depends on the pieces.
+                Err(error) => return (error.to_string(), 0),
+            }
+        }
+        (String::new(), ahead.len())
+    }
+
+    proptest! {
+        #[test]
+        fn it_does_not_matter_where_a_head_is_cut(text in lines(), cuts in prop::collection::vec(any::<usize>(), 0..8)) {
+            prop_assert_eq!(read_in_pieces(text.as_bytes(), &[]), read_in_pieces(text.as_bytes(), &cuts));
         }
     }
 }
