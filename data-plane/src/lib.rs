@@ -24,6 +24,8 @@ mod sockets;
 mod succession;
 mod worker;
 
+pub mod steps;
+
 /// What a worker makes of the frames of the control plane, without sockets and clocks: for simulations of both sides.
 pub mod pushed {
     pub use crate::sync::{

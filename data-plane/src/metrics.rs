@@ -146,6 +146,9 @@ const WHOLE: Buckets = &[
     ms(1_800_000),
 ];
 
+/// Is written down what becomes of exchanges? Only a bench does without it, which tells what that costs.
+pub(crate) const OBSERVED: bool = !cfg!(feature = "unobserved");
+
 /// The route label of an exchange that no route was found for.
 pub(crate) const NO_ROUTE: &str = "";
 
@@ -206,6 +209,15 @@ impl Metrics {
             ),
             registry,
         }))
+    }
+}
+
+// === impl RouteMetrics ===
+
+impl RouteMetrics {
+    /// Is anything counted at all? See [`OBSERVED`].
+    pub(crate) const fn are_kept(&self) -> bool {
+        OBSERVED
     }
 }
 

@@ -14,6 +14,7 @@ use tower::Service;
 use crate::{
     balance::{Backend, Nobody},
     exchange::{Exchange, Reply, Source},
+    metrics::OBSERVED,
     refusal::{Kind, Refusal},
     relay::opening::{Attempts, Opening},
     routing::{Offer, Route},
@@ -111,7 +112,7 @@ impl Course {
         let backend = &offer.picked.backend;
         backend.metrics.attempts.inc();
         let mut facts = self.exchange.record.facts();
-        if facts.attempts == 0 {
+        if OBSERVED && facts.attempts == 0 {
             self.route.metrics.overhead.observe(Instant::now().duration_since(self.exchange.started));
         }
         facts.attempts += 1;

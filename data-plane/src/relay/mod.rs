@@ -233,7 +233,7 @@ impl Relay {
             Err(too_long) => return self.too_long(too_long),
         };
         let now = Instant::now();
-        if self.watch.events() > before {
+        if self.route.metrics.are_kept() && self.watch.events() > before {
             if self.first_token.is_none() {
                 self.first_token = Some(now.duration_since(self.started));
             } else {
