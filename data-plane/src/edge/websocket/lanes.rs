@@ -84,7 +84,8 @@ impl<S> Lanes<S> {
     }
 
     /// Polls those in line, one after the other, until one gives something. A stream that gives something stays in
-    /// line, at its end; one that is pending comes back when it is woken.
+    /// line, at its end, and whoever polls goes on until nobody is left: it is not woken for it. One that is pending
+    /// comes back when it is woken.
     pub(super) fn poll_next<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -99,8 +100,9 @@ impl<S> Lanes<S> {
             };
             let waker = Waker::from(Arc::clone(&call));
             if let Poll::Ready(item) = poll(&call.name, &mut entry.stream, &mut Context::from_waker(&waker)) {
-                call.queue();
-                return Poll::Ready((Arc::clone(&call.name), item));
+                let name = Arc::clone(&call.name);
+                self.line.join(call);
+                return Poll::Ready((name, item));
             }
         }
         Poll::Pending
@@ -113,16 +115,24 @@ impl Line {
     fn next(&self) -> Option<Arc<Call>> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
+
+    /// Puts a stream at the end, unless it stands in line already. Returns whether it did not.
+    fn join(&self, call: Arc<Call>) -> bool {
+        let joins = !call.waiting.swap(true, Ordering::AcqRel);
+        if joins {
+            self.names.lock().unwrap_or_else(PoisonError::into_inner).push_back(call);
+        }
+        joins
+    }
 }
 
 // === impl Call ===
 
 impl Call {
     fn queue(self: &Arc<Self>) {
-        if !self.waiting.swap(true, Ordering::AcqRel)
-            && let Some(line) = self.line.upgrade()
+        if let Some(line) = self.line.upgrade()
+            && line.join(Arc::clone(self))
         {
-            line.names.lock().unwrap_or_else(PoisonError::into_inner).push_back(Arc::clone(self));
             line.owner.wake();
         }
     }
@@ -176,6 +186,27 @@ mod tests {
         lanes.insert("a".into(), 0);
         assert_eq!(next(&mut lanes, ""), Some("b".into()));
         assert_eq!(next(&mut lanes, ""), Some("a".into()));
+    }
+
+    #[test]
+    fn nobody_is_woken_for_a_stream_that_stays_in_line() {
+        #[derive(Default)]
+        struct Owner(AtomicBool);
+        impl Wake for Owner {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let (mut lanes, owner) = (Lanes::new(), Arc::<Owner>::default());
+        let waker = Waker::from(Arc::clone(&owner));
+        let poll = |lanes: &mut Lanes<()>| {
+            lanes.poll_next(&mut Context::from_waker(&waker), |_, (), _| Poll::Ready(())).is_ready()
+        };
+        lanes.insert("a".into(), ());
+        assert!(poll(&mut lanes) && poll(&mut lanes), "it has its turns");
+        assert!(!owner.0.load(Ordering::Relaxed));
+        lanes.insert("b".into(), ());
+        assert!(owner.0.load(Ordering::Relaxed), "one that joins is told of");
     }
 
     /// A socket that is cut leaves streams in its line, and their wakers may live on in whatever would have woken them.
