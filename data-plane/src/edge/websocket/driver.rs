@@ -1,36 +1,24 @@
-//! Moves bytes between one socket and its streams: reads frames, serves streams in turn, writes, and keeps the time.
+//! Serves one socket: reads the client's frames, lets its streams speak in turn, and keeps the time.
 
 use std::{
     future::poll_fn,
     ops::ControlFlow,
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
-use futures_util::{FutureExt as _, Sink, Stream as _};
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
+use futures_util::FutureExt as _;
 use ntonix_llm::call::{Call, Op};
-use tokio::{
-    io::AsyncReadExt as _,
-    time::{Instant, Interval, MissedTickBehavior, interval, timeout},
-};
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        Error, Message, Utf8Bytes,
-        error::CapacityError,
-        protocol::{CloseFrame, frame::coding::CloseCode},
-    },
-};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio_tungstenite::tungstenite::Message;
 use tower::ServiceExt as _;
 
 use super::{
     lanes::Lanes,
     session::{Action, IDLE_AT_MOST, Session},
+    socket::{Farewell, Flow, Socket},
     stream::{Stream, Turn},
 };
 use crate::{
@@ -40,33 +28,23 @@ use crate::{
     refusal::{Kind, Refusal},
 };
 
-/// So much is written before the socket is flushed and the client's frames are read again.
-const ROUND: usize = 64 * 1024;
-/// A client that lets more replies to its own frames lie than this is not read on. Replies are all that it can make us
-/// hold without limit: a ping has its pong, whoever reads it.
-const REPLIES_MOST: usize = 64 * 1024;
-/// What a pong of ours has before its payload (RFC 6455 §5.2: a server's frames are not masked).
-const PONG_HEAD: usize = 2;
+/// A stream that has so many bytes of frames sent gives way to the others.
+const TURN: usize = 4 * 1024;
 /// How often the slow clocks are looked at.
 const TICK: Duration = Duration::from_secs(5);
 /// A ping after so many ticks; a client that has sent nothing for three pings is gone.
 const PING_TICKS: u32 = 4;
 const SILENCE_AT_MOST: Duration = Duration::from_secs(60);
-/// How long the other side may take to answer a close.
-const CLOSE_WITHIN: Duration = Duration::from_secs(5);
-/// What is read of a client that did not keep to the protocol, and how long its next bytes may take.
-const SWALLOWED_MOST: usize = 64 * 1024 * 1024;
-const SWALLOW_WITHIN: Duration = Duration::from_secs(1);
 /// Service Restart (IANA WebSocket close codes): the client may connect again at once.
 const RESTART: u16 = 1012;
 
-/// One socket.
+/// One socket and all that is on it.
 pub(super) struct Driver {
     edge: Arc<Edge>,
     peer: Arc<Peer>,
     client: Arc<Client>,
     shown: Shown,
-    socket: WebSocketStream<TokioIo<Upgraded>>,
+    socket: Socket,
     session: Session,
     lanes: Lanes<Stream>,
     ticks: Interval,
@@ -74,30 +52,12 @@ pub(super) struct Driver {
     heard: Instant,
     /// Since when there is no stream.
     idle_since: Instant,
-    /// Bytes written since the last flush.
-    unflushed: usize,
-    /// Those of them that answer the client's own frames.
-    replies: usize,
 }
-
-/// How a socket is closed.
-struct Farewell {
-    code: u16,
-    reason: &'static str,
-}
-
-type Flow = ControlFlow<Farewell>;
 
 // === impl Driver ===
 
 impl Driver {
-    pub(super) fn new(
-        edge: Arc<Edge>,
-        peer: Arc<Peer>,
-        client: Arc<Client>,
-        shown: Shown,
-        socket: WebSocketStream<TokioIo<Upgraded>>,
-    ) -> Self {
+    pub(super) fn new(edge: Arc<Edge>, peer: Arc<Peer>, client: Arc<Client>, shown: Shown, socket: Socket) -> Self {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (now, session) = (Instant::now(), Session::new(edge.stall));
@@ -113,8 +73,6 @@ impl Driver {
             tick: 0,
             heard: now,
             idle_since: now,
-            unflushed: 0,
-            replies: 0,
         }
     }
 
@@ -124,14 +82,14 @@ impl Driver {
         let drain = edge.drain.clone();
         let mut draining = std::pin::pin!(drain.draining().fuse());
         let mut stopping = std::pin::pin!(drain.stopping().fuse());
-        let mut greeted = self.say(greeting);
+        let mut greeted = self.socket.say(greeting);
         let farewell = poll_fn(|cx| {
             if let ControlFlow::Break(farewell) = std::mem::replace(&mut greeted, Flow::Continue(())) {
                 return Poll::Ready(farewell);
             }
             if draining.as_mut().poll(cx).is_ready() {
                 let goaway = self.session.drain();
-                greeted = self.say(goaway);
+                greeted = self.socket.say(goaway);
             }
             if stopping.as_mut().poll(cx).is_ready() {
                 self.peer.stopping.begin();
@@ -141,7 +99,9 @@ impl Driver {
             self.poll(cx)
         })
         .await;
-        self.close(farewell).await;
+        // First the streams: their backends must not wait for the client's last word.
+        drop(self.lanes);
+        self.socket.close(farewell).await;
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Farewell> {
@@ -150,59 +110,59 @@ impl Driver {
                 return Poll::Ready(farewell);
             }
             // The client first: a cancel or more credit changes what is to be written.
-            let listens = self.replies < REPLIES_MOST;
+            let listens = self.socket.listens();
             let read = listens
                 && match self.poll_read(cx) {
                     Poll::Ready(ControlFlow::Break(farewell)) => return Poll::Ready(farewell),
                     read => read.is_ready(),
                 };
             // Nothing is pulled from a backend while the client has not taken what is there.
-            match Pin::new(&mut self.socket).poll_flush(cx) {
-                Poll::Ready(Ok(())) => (self.unflushed, self.replies) = (0, 0),
-                Poll::Ready(Err(_)) => return Poll::Ready(Farewell::gone()),
+            match self.socket.poll_flush(cx) {
+                Poll::Ready(ControlFlow::Continue(())) => {}
+                Poll::Ready(ControlFlow::Break(farewell)) => return Poll::Ready(farewell),
                 Poll::Pending if read => continue,
                 Poll::Pending => return Poll::Pending,
             }
-            match self.serve_streams(cx) {
-                ControlFlow::Break(farewell) => return Poll::Ready(farewell),
-                ControlFlow::Continue(()) if self.unflushed > 0 || read || !listens => {}
-                ControlFlow::Continue(()) => return Poll::Pending,
+            if let ControlFlow::Break(farewell) = self.serve_streams(cx) {
+                return Poll::Ready(farewell);
             }
+            if read || !listens || self.socket.is_full() {
+                continue;
+            }
+            // Both sides have said all that they have to say.
+            return match self.socket.poll_flush(cx) {
+                Poll::Ready(ControlFlow::Break(farewell)) => Poll::Ready(farewell),
+                _ => Poll::Pending,
+            };
         }
     }
 
     /// Reads one frame and does what it says.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Flow> {
-        let message = match std::task::ready!(Pin::new(&mut self.socket).poll_next(cx)) {
-            Some(Ok(message)) => message,
-            Some(Err(error)) => return Poll::Ready(Flow::Break(Farewell::of(&error))),
-            None => return Poll::Ready(Flow::Break(Farewell::gone())),
+        let before = self.socket.unflushed();
+        let message = match ready!(self.socket.poll_read(cx)) {
+            ControlFlow::Continue(message) => message,
+            ControlFlow::Break(farewell) => return Poll::Ready(Flow::Break(farewell)),
         };
         self.heard = Instant::now();
-        let before = self.unflushed;
         let flow = match message {
             Message::Text(text) => self.act(&text),
             Message::Binary(_) => Flow::Break(Farewell { code: 1003, reason: "text_only" }),
-            // tungstenite answers pings and closes by itself, with the next flush.
-            Message::Ping(payload) => {
-                self.unflushed += PONG_HEAD + payload.len();
-                Flow::Continue(())
-            }
-            Message::Pong(_) | Message::Close(_) | Message::Frame(_) => Flow::Continue(()),
+            Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_) => Flow::Continue(()),
         };
-        self.replies += self.unflushed - before;
+        self.socket.note_replies(self.socket.unflushed() - before);
         Poll::Ready(flow)
     }
 
     fn act(&mut self, text: &str) -> Flow {
         match self.session.take(text) {
-            Action::Say(frame) => self.say(frame),
+            Action::Say(frame) => self.socket.say(frame),
             Action::Create { id, op, body } => self.create(id, op, body),
             Action::Cancel(id, last) => {
                 // Dropping it is the cancel: the backend's connection is cut.
                 self.lanes.remove(&id);
                 self.rest();
-                self.say(last)
+                self.socket.say(last)
             }
             Action::Wake(Some(id)) => {
                 self.lanes.wake(&id);
@@ -253,25 +213,11 @@ impl Driver {
 
     /// Serves streams in turn until none has anything or a round is full.
     fn serve_streams(&mut self, cx: &mut Context<'_>) -> Flow {
-        while self.unflushed < ROUND {
-            let session = &mut self.session;
-            let polled = self.lanes.poll_next(cx, |id, stream, cx| {
-                // Without credit a stream that has an event waits, and its backend is not read on.
-                if stream.has_event() && !session.may_send(id) {
-                    session.stall(id, Instant::now());
-                    return Poll::Pending;
-                }
-                match std::task::ready!(stream.poll_look(cx)) {
-                    None if !session.may_send(id) => {
-                        session.stall(id, Instant::now());
-                        Poll::Pending
-                    }
-                    None => Poll::Ready(stream.take_event().map(Turn::Event)),
-                    turn => Poll::Ready(turn),
-                }
-            });
-            let Poll::Ready((id, turn)) = polled else { return Flow::Continue(()) };
-            if let Some(turn) = turn {
+        while !self.socket.is_full() {
+            let Self { lanes, session, socket, .. } = self;
+            let polled = lanes.poll_next(cx, |id, stream, cx| poll_turn(session, socket, id, stream, cx));
+            let Poll::Ready((id, turn)) = polled else { break };
+            if let Some(turn) = turn? {
                 self.serve(&id, turn)?;
             }
         }
@@ -284,19 +230,15 @@ impl Driver {
                 let Some(request_id) = self.lanes.get(id).map(|stream| Arc::clone(stream.request_id())) else {
                     return Flow::Continue(());
                 };
-                self.say(super::frames::open(id, &request_id, status.as_u16()))
+                self.socket.say(super::frames::open(id, &request_id, status.as_u16()))
             }
             // What follows is the error.
             Turn::Open(_) => Flow::Continue(()),
-            Turn::Event(object) => match self.session.delta(id, object.get()) {
-                Some(frame) => self.say(frame),
-                None => Flow::Continue(()),
-            },
             Turn::Done(usage) => {
                 self.lanes.remove(id);
                 let last = self.session.done(id, usage);
                 self.rest();
-                last.map_or(Flow::Continue(()), |frame| self.say(frame))
+                last.map_or(Flow::Continue(()), |frame| self.socket.say(frame))
             }
             Turn::Failed(refusal) => {
                 let stream = self.lanes.remove(id);
@@ -310,7 +252,7 @@ impl Driver {
     fn fail(&mut self, id: &str, refusal: &Refusal, request_id: &Arc<str>) -> Flow {
         let Some(seq) = self.session.fail(id) else { return Flow::Continue(()) };
         self.rest();
-        self.say(respond::frame(refusal, id, seq, request_id))
+        self.socket.say(respond::frame(refusal, id, seq, request_id))
     }
 
     /// The gateway goes away now: each stream hears of it.
@@ -349,8 +291,10 @@ impl Driver {
             if is_idle && now.duration_since(self.idle_since) >= IDLE_AT_MOST {
                 return Poll::Ready(Flow::Break(Farewell { code: 1000, reason: "idle" }));
             }
-            if self.tick.is_multiple_of(PING_TICKS) && self.send(Message::Ping(Bytes::new())).is_err() {
-                return Poll::Ready(Flow::Break(Farewell::gone()));
+            if self.tick.is_multiple_of(PING_TICKS)
+                && let Flow::Break(farewell) = self.socket.ping()
+            {
+                return Poll::Ready(Flow::Break(farewell));
             }
         }
         Poll::Pending
@@ -365,75 +309,33 @@ impl Driver {
             }
         }
     }
-
-    fn say(&mut self, frame: String) -> Flow {
-        match self.send(Message::Text(Utf8Bytes::from(frame))) {
-            Ok(()) => Flow::Continue(()),
-            Err(_) => Flow::Break(Farewell::gone()),
-        }
-    }
-
-    /// Puts a message into the buffer of the socket; the next flush sends it.
-    fn send(&mut self, message: Message) -> Result<(), Box<Error>> {
-        self.unflushed += message.len().max(1);
-        Pin::new(&mut self.socket).start_send(message).map_err(Box::new)
-    }
-
-    async fn close(mut self, farewell: Farewell) {
-        // First the streams: their backends must not wait for the client's last word.
-        drop(std::mem::replace(&mut self.lanes, Lanes::new()));
-        if farewell.code == 0 {
-            return;
-        }
-        let frame = CloseFrame { code: CloseCode::from(farewell.code), reason: farewell.reason.into() };
-        let closing = async {
-            self.socket.close(Some(frame)).await?;
-            // Until the client has answered; after a broken frame nothing more is read.
-            while let Some(read) = poll_fn(|cx| Pin::new(&mut self.socket).poll_next(cx)).await {
-                read?;
-            }
-            Ok::<_, Error>(())
-        };
-        // A client that does not answer is let go.
-        let _ = timeout(CLOSE_WITHIN, closing).await;
-        if farewell.is_broken() {
-            self.swallow().await;
-        }
-    }
-
-    /// Reads on without looking: a socket that is closed with bytes unread is reset, and the reset may overtake the
-    /// close frame that says why.
-    async fn swallow(&mut self) {
-        let (mut buffer, mut left) = ([0; 8 * 1024], SWALLOWED_MOST);
-        while left > 0 {
-            match timeout(SWALLOW_WITHIN, self.socket.get_mut().read(&mut buffer)).await {
-                Ok(Ok(read @ 1..)) => left = left.saturating_sub(read),
-                _ => return,
-            }
-        }
-    }
 }
 
-// === impl Farewell ===
-
-impl Farewell {
-    /// The client is gone: there is nobody to say a word to.
-    fn gone() -> Self {
-        Self { code: 0, reason: "" }
-    }
-
-    /// Can frames not be read any more?
-    fn is_broken(&self) -> bool {
-        matches!(self.code, 1002 | 1007 | 1009)
-    }
-
-    /// What a broken frame means (RFC 6455 §7.4.1).
-    fn of(error: &Error) -> Self {
-        match error {
-            Error::Capacity(CapacityError::MessageTooLong { .. }) => Self { code: 1009, reason: "frame_too_large" },
-            Error::Utf8(_) => Self { code: 1007, reason: "not_utf8" },
-            Error::Protocol(_) => Self { code: 1002, reason: "protocol_error" },
-            _ => Self::gone(),
+/// One turn of a stream: its events, as long as it has some and may send them, or anything else that it has. `None`: it
+/// may have more, after the others.
+fn poll_turn(
+    session: &mut Session,
+    socket: &mut Socket,
+    id: &str,
+    stream: &mut Stream,
+    cx: &mut Context<'_>,
+) -> Poll<Flow<Option<Turn>>> {
+    let Some(mut sender) = session.sender(id) else { return Poll::Pending };
+    let mut sent = 0;
+    while sent < TURN {
+        if let Some(turn) = ready!(stream.poll_look(cx)) {
+            return Poll::Ready(Flow::Continue(Some(turn)));
+        }
+        // Without credit a stream that has an event waits, and its backend is not read on.
+        if !sender.may_send() {
+            sender.stall(Instant::now());
+            return Poll::Pending;
+        }
+        let Some(object) = stream.take_event() else { continue };
+        match socket.delta(&mut sender, id, &object) {
+            Flow::Continue(bytes) => sent += bytes,
+            Flow::Break(farewell) => return Poll::Ready(Flow::Break(farewell)),
         }
     }
+    Poll::Ready(Flow::Continue(None))
 }

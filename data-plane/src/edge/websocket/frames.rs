@@ -1,8 +1,14 @@
 //! The frames of `ntonix.v1`: JSON texts, told apart by their member `t`.
 
+use bytes::{BufMut as _, Bytes, BytesMut};
 use ntonix_llm::Usage;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+
+/// Memory for the frames of events is taken in pieces of this size.
+const BUFFER: usize = 4 * 1024;
+
+const DIGITS: &[u8; 10] = b"0123456789";
 
 /// A frame of the client, as far as the socket looks into it. Members that it does not know are ignored.
 #[derive(Debug, Deserialize)]
@@ -58,16 +64,37 @@ pub(super) fn open(id: &str, request_id: &str, status: u16) -> String {
 }
 
 /// `delta`: one event of the stream, its object as the backend wrote it. `id` is a checked one: it needs no escaping.
-pub(super) fn delta(id: &str, seq: u64, object: &str) -> String {
-    let mut frame = String::with_capacity(object.len() + id.len() + 48);
-    frame.push_str(r#"{"t":"delta","id":""#);
-    frame.push_str(id);
-    frame.push_str(r#"","seq":"#);
-    frame.push_str(&seq.to_string());
-    frame.push_str(r#","d":"#);
-    frame.push_str(object);
-    frame.push('}');
-    frame
+/// The frame is cut off `buffer`, so that not each needs memory of its own; only a long one has it, and takes it along.
+pub(super) fn delta(buffer: &mut BytesMut, id: &str, seq: u64, object: &[u8]) -> Bytes {
+    const AROUND: usize = r#"{"t":"delta","id":"","seq":18446744073709551615,"d":}"#.len();
+    let length = object.len() + id.len() + AROUND;
+    let mut own = BytesMut::new();
+    let buffer = if length > BUFFER { &mut own } else { buffer };
+    if buffer.capacity() < length {
+        // What earlier frames took is there again when they have left.
+        buffer.reserve(length.max(BUFFER));
+    }
+    buffer.put_slice(br#"{"t":"delta","id":""#);
+    buffer.put_slice(id.as_bytes());
+    buffer.put_slice(br#"","seq":"#);
+    put_number(buffer, seq);
+    buffer.put_slice(br#","d":"#);
+    buffer.put_slice(object);
+    buffer.put_u8(b'}');
+    buffer.split().freeze()
+}
+
+/// Writes a number. With `write!` it took 240 of 9,800 instructions per token.
+fn put_number(buffer: &mut BytesMut, mut number: u64) {
+    let mut digits = [b'0'; 20];
+    let mut at = digits.len() - 1;
+    while number >= 10 {
+        digits[at] = DIGITS[(number % 10) as usize];
+        number /= 10;
+        at -= 1;
+    }
+    digits[at] = DIGITS[number as usize];
+    buffer.put_slice(&digits[at..]);
 }
 
 /// `done`: the stream is complete.
@@ -113,4 +140,33 @@ pub(super) fn error(id: Option<&str>, seq: Option<u64>, status: u16, code: &str,
         frame["seq"] = seq.into();
     }
     frame.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_as_they_are_read() {
+        for number in [0, 1, 9, 10, 19, 100, 12_345, u64::MAX - 1, u64::MAX] {
+            let mut buffer = BytesMut::new();
+            put_number(&mut buffer, number);
+            assert_eq!(buffer, number.to_string());
+        }
+    }
+
+    #[test]
+    fn frames_of_any_size_are_cut_off_one_buffer() {
+        let (mut buffer, long) = (BytesMut::new(), format!("\"{}\"", "x".repeat(3 * BUFFER)));
+        let mut kept = Vec::new();
+        for (seq, object) in ["{}", &long, "[]", "0", &long].iter().enumerate() {
+            let frame = delta(&mut buffer, "a", seq as u64, object.as_bytes());
+            assert_eq!(frame, format!(r#"{{"t":"delta","id":"a","seq":{seq},"d":{object}}}"#));
+            // Some are held by a client that does not read.
+            kept.extend((seq % 2 == 0).then_some(frame));
+        }
+        assert!(kept[0].ends_with(b"{}}") && kept[1].ends_with(b"[]}"));
+        drop(kept);
+        assert!(!buffer.try_reclaim(2 * BUFFER), "nothing is kept for long ones");
+    }
 }

@@ -1,12 +1,14 @@
 //! `GET /v1/ws`: many streams on one WebSocket, by the subprotocol `ntonix.v1`.
 //!
-//! [`session`] has the rules, [`lanes`] serves the streams in turn, [`driver`] moves bytes. One task for each socket
+//! [`session`] has the rules, [`lanes`] serves the streams in turn, [`driver`] moves what they say, [`socket`] gathers frames. One task for each socket
 //! polls all of its streams, so that the socket's own backpressure holds all of them.
 
 mod driver;
+mod events;
 mod frames;
 mod lanes;
 mod session;
+mod socket;
 mod stream;
 
 use std::sync::Arc;
@@ -14,17 +16,10 @@ use std::sync::Arc;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
-use hyper_util::rt::TokioIo;
 use ntonix_runtime::tasks;
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        handshake::derive_accept_key,
-        protocol::{Role, WebSocketConfig},
-    },
-};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use self::driver::Driver;
+use self::{driver::Driver, socket::Socket};
 use super::{Edge, Visit, body::EdgeBody, credential};
 use crate::{
     exchange::{Client, Transport},
@@ -33,12 +28,6 @@ use crate::{
 };
 
 const PROTOCOL: &str = "ntonix.v1";
-/// Read in steps of this size; there may be thousands of sockets.
-const READ_BUFFER: usize = 8 * 1024;
-/// Frames are gathered up to this size and leave with the flush that ends each round.
-const WRITE_BUFFER: usize = 64 * 1024;
-/// A round may end with one event of the largest size on top.
-const WRITE_BUFFER_MOST: usize = 32 * 1024 * 1024;
 
 // === impl Edge ===
 
@@ -73,7 +62,7 @@ impl Edge {
             let _busy = peer.activity.begin();
             match upgraded.await {
                 Ok(io) => {
-                    let socket = WebSocketStream::from_raw_socket(TokioIo::new(io), Role::Server, Some(limits())).await;
+                    let socket = Socket::new(io).await;
                     Driver::new(self, Arc::clone(&peer), client, shown, socket).run().await;
                 }
                 Err(error) => tracing::debug!(client.addr = %peer.address, %error, "Upgrade failed"),
@@ -132,13 +121,4 @@ fn switching(accept: HeaderValue) -> Response<EdgeBody> {
     // Only our own item is echoed, never the one with a key in it.
     headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
     response
-}
-
-fn limits() -> WebSocketConfig {
-    WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(WRITE_BUFFER)
-        .max_write_buffer_size(WRITE_BUFFER_MOST)
-        .max_message_size(Some(session::LIMITS.frame))
-        .max_frame_size(Some(session::LIMITS.frame))
 }

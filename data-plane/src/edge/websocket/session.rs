@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use ntonix_llm::{Usage, call::Op};
 use tokio::time::Instant;
 
@@ -48,6 +48,14 @@ struct Lane {
     seq: u64,
     /// Since when it may not send although it could.
     stalled: Option<Instant>,
+}
+
+/// One stream's right to send.
+pub(super) struct Sender<'a> {
+    flow: Flow,
+    /// Of the socket.
+    window: &'a mut i64,
+    lane: &'a mut Lane,
 }
 
 /// What to do about a frame of the client.
@@ -116,40 +124,16 @@ impl Session {
         }
     }
 
-    /// May the stream send now? With credit flow a stream and the socket both need some; the last frame may overdraw,
-    /// so that no event is too large to ever be sent.
-    pub(super) fn may_send(&self, id: &str) -> bool {
-        match self.flow {
-            Flow::Auto => true,
-            Flow::Credit => self.window > 0 && self.streams.get(id).is_some_and(|lane| lane.window > 0),
-        }
-    }
-
-    /// The stream has something to send and may not.
-    pub(super) fn stall(&mut self, id: &str, now: Instant) {
-        if let Some(lane) = self.streams.get_mut(id) {
-            lane.stalled.get_or_insert(now);
-        }
+    /// The stream's right to send; looked up once for all that it sends in a turn.
+    pub(super) fn sender(&mut self, id: &str) -> Option<Sender<'_>> {
+        let lane = self.streams.get_mut(id)?;
+        Some(Sender { flow: self.flow, window: &mut self.window, lane })
     }
 
     /// Streams that have waited too long for the client's credit.
     pub(super) fn stalled(&self, now: Instant) -> Vec<Arc<str>> {
         let too_long = |lane: &Lane| lane.stalled.is_some_and(|since| now.duration_since(since) >= self.stall);
         self.streams.iter().filter(|(_, lane)| too_long(lane)).map(|(id, _)| Arc::clone(id)).collect()
-    }
-
-    /// The next event of a stream as a frame; its bytes are spent.
-    pub(super) fn delta(&mut self, id: &str, object: &str) -> Option<String> {
-        let lane = self.streams.get_mut(id)?;
-        let frame = frames::delta(id, lane.seq, object);
-        lane.seq += 1;
-        lane.stalled = None;
-        if self.flow == Flow::Credit {
-            let spent = i64::try_from(frame.len()).unwrap_or(i64::MAX);
-            lane.window = lane.window.saturating_sub(spent);
-            self.window = self.window.saturating_sub(spent);
-        }
-        Some(frame)
     }
 
     /// The stream is complete: its name is free again.
@@ -247,6 +231,37 @@ impl Session {
             lane.window = window;
         }
         Action::Wake(Some(id))
+    }
+}
+
+// === impl Sender ===
+
+impl Sender<'_> {
+    /// May it send now? With credit flow a stream and the socket both need some; the last frame may overdraw, so that no
+    /// event is too large to ever be sent.
+    pub(super) fn may_send(&self) -> bool {
+        match self.flow {
+            Flow::Auto => true,
+            Flow::Credit => *self.window > 0 && self.lane.window > 0,
+        }
+    }
+
+    /// The stream has something to send and may not.
+    pub(super) fn stall(&mut self, now: Instant) {
+        self.lane.stalled.get_or_insert(now);
+    }
+
+    /// The next event of the stream, called `id`, as a frame; its bytes are spent.
+    pub(super) fn delta(&mut self, buffer: &mut BytesMut, id: &str, object: &[u8]) -> Bytes {
+        let frame = frames::delta(buffer, id, self.lane.seq, object);
+        self.lane.seq += 1;
+        self.lane.stalled = None;
+        if self.flow == Flow::Credit {
+            let spent = i64::try_from(frame.len()).unwrap_or(i64::MAX);
+            self.lane.window = self.lane.window.saturating_sub(spent);
+            *self.window = self.window.saturating_sub(spent);
+        }
+        frame
     }
 }
 

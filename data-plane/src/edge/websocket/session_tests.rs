@@ -8,6 +8,23 @@ fn code(action: &Action) -> String {
     frame["error"]["code"].as_str().unwrap_or_default().to_owned()
 }
 
+impl Session {
+    pub(super) fn may_send(&mut self, id: &str) -> bool {
+        self.sender(id).is_some_and(|sender| sender.may_send())
+    }
+
+    pub(super) fn stall(&mut self, id: &str, now: Instant) {
+        if let Some(mut sender) = self.sender(id) {
+            sender.stall(now);
+        }
+    }
+
+    pub(super) fn delta(&mut self, id: &str, object: &str) -> Option<String> {
+        let frame = self.sender(id)?.delta(&mut BytesMut::new(), id, object.as_bytes());
+        Some(String::from_utf8(frame.into()).unwrap())
+    }
+}
+
 fn create(session: &mut Session, id: &str) -> Action {
     session.take(&format!(r#"{{"t":"create","id":"{id}","op":"chat.completions","body":{{"model":"m"}}}}"#))
 }

@@ -9,13 +9,9 @@ use std::{
 use bytes::Bytes;
 use futures_util::{FutureExt as _, future::BoxFuture};
 use http::StatusCode;
-use ntonix_llm::{
-    Usage, reply,
-    sse::{Block, Keep, Splitter},
-    watch,
-};
-use serde_json::value::RawValue;
+use ntonix_llm::{Usage, reply, watch};
 
+use super::events::{Cutter, object};
 use crate::{
     exchange::{Reply, ReplyBody},
     refusal::{Kind, Refusal},
@@ -33,26 +29,24 @@ pub(super) struct Stream {
     request_id: Arc<str>,
     streams: bool,
     state: State,
-    /// Events that came together and were not all sent yet.
-    events: VecDeque<Box<RawValue>>,
+    /// Events that came together and were not all sent yet, each the JSON of its payload.
+    events: VecDeque<Bytes>,
 }
 
 enum State {
     Asked(Answer),
-    Events(Box<ReplyBody>, Box<Splitter>),
+    Events(Box<ReplyBody>, Box<Cutter>),
     Whole(Box<ReplyBody>, StatusCode, Vec<u8>),
     /// Its one event is made; it may not have left yet.
     Last(Box<ReplyBody>),
     Ended,
 }
 
-/// What a stream has for its client.
+/// What a stream has for its client beside events.
 #[derive(Debug)]
 pub(super) enum Turn {
     /// The answer has begun.
     Open(StatusCode),
-    /// An event.
-    Event(Box<RawValue>),
     /// It is complete.
     Done(Option<Usage>),
     /// It has failed.
@@ -72,11 +66,6 @@ impl Stream {
         &self.request_id
     }
 
-    /// Is the next turn one that costs credit?
-    pub(super) fn has_event(&self) -> bool {
-        !self.events.is_empty()
-    }
-
     /// Looks for an event without handing it out, or for anything else that the client must hear. With `Ready(None)`
     /// an event is there.
     pub(super) fn poll_look(&mut self, cx: &mut Context<'_>) -> Poll<Option<Turn>> {
@@ -88,8 +77,8 @@ impl Stream {
                     Ok(reply) => self.begin(reply),
                     Err(refusal) => Turn::Failed(refusal),
                 },
-                State::Events(body, splitter) => match ready!(body.poll_next(cx)) {
-                    Some(Ok(bytes)) => match events(splitter, bytes, &mut self.events) {
+                State::Events(body, cutter) => match ready!(body.poll_next(cx)) {
+                    Some(Ok(bytes)) => match cutter.cut(bytes, &mut self.events) {
                         Ok(()) => continue,
                         Err(refusal) => {
                             body.abort(&refusal);
@@ -130,7 +119,7 @@ impl Stream {
     }
 
     /// Hands out the event that `poll_look` found.
-    pub(super) fn take_event(&mut self) -> Option<Box<RawValue>> {
+    pub(super) fn take_event(&mut self) -> Option<Bytes> {
         self.events.pop_front()
     }
 
@@ -148,7 +137,7 @@ impl Stream {
         // An event has left when it was taken, which may be long after its bytes were pulled.
         body.settle_when_told();
         self.state = if self.streams && status == StatusCode::OK {
-            State::Events(body, Box::new(Splitter::new(EVENT_MOST)))
+            State::Events(body, Box::new(Cutter::new(EVENT_MOST)))
         } else {
             State::Whole(body, status, Vec::new())
         };
@@ -168,7 +157,7 @@ impl Stream {
         }
         match &mut self.state {
             State::Events(body, _) => {
-                body.held_back(self.events.iter().map(|event| watch::tokens_in(event.get().as_bytes())).sum());
+                body.held_back(self.events.iter().map(|event| watch::tokens_in(event)).sum());
             }
             State::Last(body) => body.held_back(u64::MAX),
             State::Asked(_) | State::Whole(..) | State::Ended => {}
@@ -189,39 +178,10 @@ fn delivered(body: &mut ReplyBody) -> Turn {
     Turn::Done(body.usage())
 }
 
-/// Cuts what came into the objects of its events. `[DONE]` is the end of the body, not an event.
-fn events(splitter: &mut Splitter, bytes: Bytes, events: &mut VecDeque<Box<RawValue>>) -> Result<(), Refusal> {
-    let mut fault = None;
-    let scanned = splitter.scan(bytes, &mut |block: Block<'_>| {
-        let data = block.data();
-        if data.trim_ascii() != b"[DONE]" {
-            match object(&data) {
-                Ok(object) => events.push_back(object),
-                Err(refusal) => fault = Some(refusal),
-            }
-        }
-        if fault.is_some() { Keep::Stop } else { Keep::Drop }
-    });
-    match (fault, scanned) {
-        (Some(refusal), _) => Err(refusal),
-        (None, Ok(_)) => Ok(()),
-        (None, Err(too_long)) => {
-            Err(Refusal::new(Kind::UpstreamProtocol, "the backend sent an event that is too large").because(too_long))
-        }
-    }
-}
-
-/// A frame is JSON: what a backend says must be, before it is put into one.
-fn object(data: &[u8]) -> Result<Box<RawValue>, Refusal> {
-    serde_json::from_slice(data).map_err(|error| {
-        Refusal::new(Kind::UpstreamProtocol, "the backend sent an event that is not JSON").because(error)
-    })
-}
-
 /// A body in one piece, or the error that it is.
-fn whole(status: StatusCode, body: &[u8]) -> Result<Box<RawValue>, Refusal> {
+fn whole(status: StatusCode, body: &[u8]) -> Result<Bytes, Refusal> {
     if status.is_success() {
-        return object(body);
+        return object(body).map(Bytes::copy_from_slice);
     }
     match reply::backend_error(body) {
         Some(error) => Err(Refusal::from_backend(error).with_status(status)),
