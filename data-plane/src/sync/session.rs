@@ -51,7 +51,7 @@ pub enum Action {
 
 /// When the welcome does not say, or says nonsense.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// A longer one would be nonsense: a stream that is dead would be held for hours.
+/// A longer one would hold a stream that is dead for hours.
 const HEARTBEAT_MOST: Duration = Duration::from_secs(60);
 
 // === impl Session ===
@@ -78,8 +78,8 @@ impl Session {
             (Some(Frame::Welcome(welcome)), false) => {
                 self.welcomed = true;
                 let interval = welcome.heartbeat_interval.and_then(|interval| interval.try_into().ok());
-                let is_sane = |interval: &Duration| *interval > Duration::ZERO && *interval <= HEARTBEAT_MOST;
-                let heartbeat = interval.filter(is_sane).unwrap_or(HEARTBEAT);
+                let interval = interval.filter(|interval| *interval > Duration::ZERO);
+                let heartbeat = interval.unwrap_or(HEARTBEAT).min(HEARTBEAT_MOST);
                 Action::Welcome { heartbeat, up_to_date: self.runs(welcome.target.as_ref()) }
             }
             (Some(Frame::Welcome(_)), true) => Action::End("it said welcome twice"),

@@ -100,7 +100,7 @@ const IDLE_MOST: usize = 256;
 const IDLE_AT_MOST: Duration = Duration::from_secs(60);
 /// How long a backend's system may acknowledge nothing; over HTTP/2 the backend itself must answer in that time. A backend
 /// that vanishes says nothing, and the deadlines of a route that lets its models think for minutes say it too late.
-const SILENT_AT_MOST: Duration = Duration::from_secs(15);
+pub(super) const SILENT_AT_MOST: Duration = Duration::from_secs(15);
 /// How often a backend is asked for a sign of life over HTTP/2.
 const PING_EVERY: Duration = Duration::from_secs(10);
 /// Streams on one HTTP/2 connection. `h2` closes a whole connection when too many small frames of stalled streams are

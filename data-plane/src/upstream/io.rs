@@ -24,6 +24,14 @@ pub(crate) enum Io {
 // === impl Io ===
 
 impl Io {
+    /// The socket below.
+    pub(crate) fn socket(&self) -> &TcpStream {
+        match self {
+            Io::Plain(stream) => stream,
+            Io::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
     /// Did both sides agree on HTTP/2 in the handshake?
     pub(crate) fn negotiated_h2(&self) -> bool {
         match self {

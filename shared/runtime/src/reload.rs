@@ -87,7 +87,8 @@ impl Look {
     fn at(paths: &[PathBuf]) -> Self {
         // In this order: what is written in between shows in the next stamps.
         let (now, stamps) = (SystemTime::now(), stamps(paths));
-        let is_old = |stamp: &Stamp| stamp.modified.is_some_and(|modified| modified + GRAIN < now);
+        let age = |stamp: &Stamp| now.duration_since(stamp.modified?).ok();
+        let is_old = |stamp: &Stamp| age(stamp).is_some_and(|age| age > GRAIN);
         Self { content: fingerprint(paths), is_certain: stamps.iter().flatten().all(is_old), stamps }
     }
 

@@ -29,6 +29,19 @@ pub fn end_when_silent<'s>(socket: impl Into<SockRef<'s>>, within: Duration) -> 
     Ok(())
 }
 
+/// Takes back of [`end_when_silent`] what also ends a connection whose peer is there and only makes no room: whoever is
+/// given much may be busy. One that vanishes while something is on its way to it is not noticed for many minutes then.
+///
+/// # Errors
+/// What the system says: the socket is gone.
+pub fn wait_for_room<'s>(socket: impl Into<SockRef<'s>>) -> io::Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    socket.into().set_tcp_user_timeout(None)?;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = socket.into();
+    Ok(())
+}
+
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use std::net::{TcpListener, TcpStream};

@@ -163,21 +163,23 @@ fn b2_an_idle_connection_that_leads_nowhere_is_found_before_the_next_request() {
     });
 }
 
-/// B24 over HTTP/1.1: its system is there, but has no room for the rest of the request, and makes none. No cable is needed.
+/// B24 over HTTP/1.1: its system is there, but has no room for the rest of the request, and makes none. It may be busy, so
+/// that only the route says how long it may take. No cable is needed.
 #[tokio::test]
-async fn a_backend_that_reads_nothing_of_a_large_request_is_given_up_like_one_that_vanished() {
-    let (deaf, near) = (TcpListener::bind("127.0.0.1:0").unwrap(), MockLlm::start().unwrap());
-    let route = "retries: 1, deadlines: { first_token: 10m }";
-    let config = config(&[&near], false, route).replace(
-        "backends: [",
-        &format!("backends: [{{ name: deaf, url: \"http://{}\" }}, ", deaf.local_addr().unwrap()),
+async fn a_backend_that_reads_nothing_of_a_large_request_has_until_the_first_token_deadline() {
+    let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = format!(
+        "pools: [{{ name: p, health: {{ every: 1h }}, backends: [{{ name: deaf, url: \"http://{}\" }}] }}]\n\
+         routes: [{{ model: \"*\", retries: 1, deadlines: {{ first_token: 3s }}, targets: [{{ pool: p }}] }}]\n",
+        deaf.local_addr().unwrap()
     );
     let worker = TestWorker::start(&config).await.unwrap();
     let large = Ask::chat_with(json!({ "messages": [{ "role": "user", "content": "x".repeat(16 << 20) }] }));
-    assert_fine(&connect(&worker).await.ask(large).await.unwrap());
+    let answer = connect(&worker).await.ask(large).await.unwrap();
+    assert_eq!(answer.status(), 504, "{}", answer.text());
     let record = record(&worker, 0).await;
-    assert!(record["attempts"] == 2 && record["backend"] == "gpu-0", "{record:#}");
-    assert!((SILENT..GIVEN_UP).contains(&took(&record)), "{record:#}");
+    assert!(record["attempts"] == 1 && record["outcome"] == "upstream_timeout", "{record:#}");
+    assert!((Duration::from_secs(3)..SILENT).contains(&took(&record)), "{record:#}");
 }
 
 /// Is there a connection from the near end to the far one, established as far as the system knows?

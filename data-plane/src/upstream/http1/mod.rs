@@ -17,14 +17,18 @@ use std::{
 
 use bytes::{Buf as _, Bytes, BytesMut, buf::Chain};
 use http::Request;
+use ntonix_runtime::silence::{end_when_silent, wait_for_room};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
 use self::framing::{Framing, Malformed};
 pub(crate) use self::head::{BadHead, Head};
-use super::io::Io;
+use super::{connect::SILENT_AT_MOST, io::Io};
 
 /// What one read takes at most. Larger ones would make fewer calls, and pieces that a slow client holds for longer.
 const READ_MOST: usize = 16 * 1024;
+/// So much fits into a system's buffers although the backend reads nothing of it. Of a larger request it may have no room
+/// for the rest until it is less busy; how long that may take, the first-token deadline says.
+const ROOM_LEAST: usize = 32 * 1024;
 
 thread_local! {
     /// What is read goes here first, and is gone from here before the next read.
@@ -117,7 +121,16 @@ impl Connection {
     pub(crate) async fn ask(&mut self, request: &Request<Bytes>) -> Result<Head, Unanswered> {
         self.unsent = Bytes::from(head::write(request)).chain(request.body().clone());
         let mut asking = Asking { reached: Reached::Nothing, searched: 0 };
-        match poll_fn(|cx| self.poll_ask(cx, &mut asking)).await {
+        // A failed call means that the socket is gone, which shows by itself.
+        let is_large = request.body().len() > ROOM_LEAST;
+        if is_large {
+            let _told = wait_for_room(self.io.socket());
+        }
+        let asked = poll_fn(|cx| self.poll_ask(cx, &mut asking)).await;
+        if is_large {
+            let _told = end_when_silent(self.io.socket(), SILENT_AT_MOST);
+        }
+        match asked {
             Ok((head, framing)) => {
                 self.answer = Answer { framing, malformed: None, is_kept: head.is_kept };
                 Ok(head)

@@ -177,3 +177,23 @@ async fn a_large_request_leaves_whole_and_is_let_go() {
     assert!(sent.is_unique(), "a stream must not hold its prompt");
     assert!(connection.is_free());
 }
+
+/// The system counts a peer that makes no room like one that acknowledges nothing. The time is real, for it is the
+/// system's: without the patience the connection is given up in the second second.
+#[tokio::test]
+async fn a_busy_backend_may_take_its_time_to_read_a_large_request() {
+    let (mut connection, mut far) = pair().await;
+    end_when_silent(connection.io.socket(), Duration::from_secs(1)).unwrap();
+    let request = post(vec![b'x'; 16 * 1024 * 1024]);
+    let backend = async {
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        answer(&mut far, "").await;
+        let mut body = vec![0; 16 * 1024 * 1024];
+        far.read_exact(&mut body).await.unwrap();
+        far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+    };
+    let (head, ()) = tokio::join!(connection.ask(&request), backend);
+    assert_eq!(head.unwrap().status, http::StatusCode::OK);
+    let socket = socket2::SockRef::from(connection.io.socket());
+    assert_eq!(socket.tcp_user_timeout().unwrap(), Some(SILENT_AT_MOST), "it is as before afterwards");
+}
