@@ -14,13 +14,14 @@ use crate::architecture::rust_files;
 use crate::stage::{assert_refused, config};
 
 /// The files of the data plane that read the wall clock outside of their tests, and what for.
-const READERS: [(&str, &str); 9] = [
+const READERS: [(&str, &str); 10] = [
     ("edge/models.rs", "the time that a list of models names"),
     ("file.rs", "when a configuration was taken, for people"),
     ("live/identity.rs", "whether a key has expired, which is a date"),
     ("live/mod.rs", "when a configuration was taken, and when keys expire"),
     ("metrics.rs", "how old a configuration is, for people"),
     ("ops.rs", "how old a configuration is, for people"),
+    ("steps.rs", "the date at which a bench looks a key up"),
     ("sync/keep.rs", "the stamp of what is kept on disk"),
     ("sync/mod.rs", "when a configuration was taken, for people"),
     ("usage.rs", "the stamp of a record"),
