@@ -21,7 +21,7 @@ const READERS: [(&str, &str); 10] = [
     ("live/mod.rs", "when a configuration was taken, and when keys expire"),
     ("metrics.rs", "how old a configuration is, for people"),
     ("ops.rs", "how old a configuration is, for people"),
-    ("steps.rs", "the date at which a bench looks a key up"),
+    ("steps.rs", "when a configuration was taken, as in file.rs"),
     ("sync/keep.rs", "the stamp of what is kept on disk"),
     ("sync/mod.rs", "when a configuration was taken, for people"),
     ("usage.rs", "the stamp of a record"),
