@@ -24,8 +24,8 @@ use crate::stage::{assert_fine, config};
 const CLIENTS: usize = 2_000;
 /// Long enough for all of them to stand still at the same time.
 const STALL: &str = "--client-stall=35s";
-/// What one may cost: what waits for it (64 KiB), what the connection to its backend has read ahead (64 KiB), and the
-/// same again for halves of buffers, tasks and what the allocator keeps.
+/// What one may cost: what waits for it (64 KiB), a piece of its backend's stream (16 KiB), and more than as much again for
+/// halves of buffers, tasks and what the allocator keeps.
 const KIB_EACH: u64 = 256;
 
 /// A client that has asked and reads nothing more.
