@@ -35,6 +35,15 @@ pub fn small_disk(folder: &Path, size: &str) -> Option<Vec<String>> {
     works(&wrapper).then_some(wrapper).or_else(|| skipped("no file system of one's own may be mounted here"))
 }
 
+/// The library that shows a program another wall clock when it is preloaded.
+pub fn moved_clock() -> Option<String> {
+    let shown = Command::new("faketime").args(["-f", "+0s", "printenv", "LD_PRELOAD"]).output();
+    let path = shown.ok().and_then(|shown| String::from_utf8(shown.stdout).ok()).unwrap_or_default();
+    // Of its two forms the one for programs with threads. The path has a word that only the loader understands.
+    let library = path.trim().replace("libfaketime.so", "libfaketimeMT.so");
+    library.contains("faketime").then_some(library).or_else(|| skipped("faketime is not installed"))
+}
+
 fn works(wrapper: &[String]) -> bool {
     let Some((program, args)) = wrapper.split_first() else { return false };
     let mut command = Command::new(program);

@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use ntonix_tests::client::{Ask, Connection};
 use ntonix_tests::gateway::Gateway;
 use ntonix_tests::mock_llm::{MockLlm, Pace, Script};
+use ntonix_tests::sandbox;
 use serde_json::Value;
 
 use crate::architecture::rust_files;
@@ -43,21 +43,10 @@ fn the_wall_clock_is_read_for_stamps_and_dates_alone() {
     assert_eq!(readers, READERS.map(|(file, _)| file), "each has its reason in READERS");
 }
 
-/// The library that the program `faketime` puts before a program's own.
-fn library() -> Option<String> {
-    let shown = Command::new("faketime").args(["-f", "+0s", "printenv", "LD_PRELOAD"]).output().ok()?;
-    // Of its two forms the one for programs with threads. The path has a word that only the loader understands.
-    let path = String::from_utf8(shown.stdout).ok()?.trim().replace("libfaketime.so", "libfaketimeMT.so");
-    path.contains("faketime").then_some(path)
-}
-
 /// A year forth and a year back, while a stream runs and a tenant has spent its minute.
 #[tokio::test]
 async fn a_wall_clock_that_jumps_ends_no_stream_frees_no_limit_and_ejects_no_backend() {
-    let Some(library) = library() else {
-        println!("SKIPPED: `faketime` is not installed, so that the wall clock cannot be moved");
-        return;
-    };
+    let Some(library) = sandbox::moved_clock() else { return };
     let folder = tempfile::tempdir().unwrap();
     let time = folder.path().join("time");
     let set = |offset: &str| fs::write(&time, format!("{offset}\n")).unwrap();
