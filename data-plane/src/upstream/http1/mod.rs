@@ -239,6 +239,10 @@ impl Connection {
                 None => return Poll::Ready(Err(Error::Closed)),
             }
             if let Some(asked) = head::read(&mut self.ahead, &mut asking.searched)? {
+                if self.ahead.is_empty() {
+                    // Empty as it is, it would hold the bytes of the head for as long as the stream waits.
+                    self.ahead = BytesMut::new();
+                }
                 return Poll::Ready(Ok(asked));
             }
         }

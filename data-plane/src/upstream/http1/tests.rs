@@ -136,6 +136,17 @@ async fn how_far_it_came_is_known() {
     }
 }
 
+#[tokio::test]
+async fn a_stream_that_waits_holds_nothing_of_the_head_of_its_answer() {
+    let (mut connection, mut far) = pair().await;
+    let request = post("");
+    let answered = answer(&mut far, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
+    let (head, ()) = tokio::join!(connection.ask(&request), answered);
+    drop(head.unwrap());
+    // Nobody else has the bytes any more: what it still had, it could write to again.
+    assert!(!connection.ahead.try_reclaim(1), "{} bytes", connection.ahead.capacity());
+}
+
 /// RFC 9112 §9.3: a server may answer before it has read the whole request, and close.
 #[tokio::test]
 async fn an_answer_that_does_not_wait_for_the_whole_request_is_read() {
