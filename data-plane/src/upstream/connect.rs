@@ -170,10 +170,11 @@ impl Connector {
 
     /// An HTTP/1.1 connection of this thread that served before: the backend may have closed it in the meantime, although
     /// nothing was heard of that.
-    pub(crate) fn idle(&self) -> Option<Box<Connection>> {
+    pub(crate) fn idle(&self, now: Instant) -> Option<Box<Connection>> {
         let mut shelf = self.shelf();
-        // The youngest first: the least likely to have been closed by the backend.
-        while let Some(mut idle) = shelf.idle.pop_back() {
+        // The youngest first: the least likely to have been closed by the backend. Below one that is too old are older
+        // ones, which the next prune drops.
+        while let Some(mut idle) = shelf.idle.pop_back_if(|idle| !idle.is_too_old(now)) {
             if idle.connection.is_free() {
                 return Some(idle.connection);
             }
@@ -209,9 +210,7 @@ impl Connector {
     pub(crate) fn prune(&self, now: Instant) {
         for shelf in &self.shelves {
             let mut shelf = lock(shelf);
-            while shelf.idle.front().is_some_and(|idle| now.duration_since(idle.since) > IDLE_AT_MOST) {
-                shelf.idle.pop_front();
-            }
+            while shelf.idle.pop_front_if(|idle| idle.is_too_old(now)).is_some() {}
             shelf.shared.retain(|shared| shared.is_of_use() && !shared.places.are_unused(now));
         }
     }
@@ -293,6 +292,14 @@ async fn soon<T>(within: Duration, opened: impl Future<Output = Result<T, Connec
 
 fn lock(shelf: &Mutex<Shelf>) -> MutexGuard<'_, Shelf> {
     shelf.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// === impl Idle ===
+
+impl Idle {
+    fn is_too_old(&self, now: Instant) -> bool {
+        now.duration_since(self.since) > IDLE_AT_MOST
+    }
 }
 
 // === impl Shared ===

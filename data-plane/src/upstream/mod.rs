@@ -24,6 +24,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode, Version};
 use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
+use tokio::time::Instant;
 
 pub(crate) use self::connect::Connector;
 use self::{
@@ -107,7 +108,7 @@ async fn ask_over_http1(
     if_lost: IfLost,
     mut make: impl FnMut(Version) -> Request<Bytes>,
 ) -> Result<Answer, AskError> {
-    let (mut connection, mut is_fresh) = match connector.idle() {
+    let (mut connection, mut is_fresh) = match connector.idle(Instant::now()) {
         Some(connection) => (connection, false),
         None => (connector.open_http1(connect_within).await?, true),
     };

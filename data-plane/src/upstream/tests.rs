@@ -143,6 +143,15 @@ async fn a_connection_is_used_again_after_a_clean_end() {
     timeout(SECONDS, async { tokio::join!(backend, asking) }).await.expect("a second connection was waited for");
 }
 
+#[tokio::test]
+async fn an_idle_connection_that_is_too_old_is_not_asked_although_nobody_has_pruned_yet() {
+    let backend = ClosingBackend::start().await;
+    let connector = connector(backend.address);
+    timeout(SECONDS, get(&connector)).await.expect("it hangs").unwrap();
+    assert!(connector.idle(Instant::now() + 61 * SECOND).is_none(), "it is older than a minute");
+    assert!(connector.idle(Instant::now() + 59 * SECOND).is_some(), "it is not");
+}
+
 /// Its connections, as many as there are at a time.
 struct Http2Backend {
     connector: Arc<Connector>,
