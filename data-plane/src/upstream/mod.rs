@@ -77,8 +77,8 @@ pub(crate) enum AskError {
     Lost(#[from] Lost),
 }
 
-/// What to do when a connection that had lain idle breaks before anything of an answer has come: whether the backend saw
-/// the request cannot be known.
+/// What to do when a connection that had lain idle breaks at once, before anything of an answer has come: whether the
+/// backend saw the request cannot be known. One that breaks later is lost like any other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum IfLost {
     /// Send it once more over a new connection.
@@ -86,6 +86,10 @@ pub(crate) enum IfLost {
     /// Leave it at that.
     Tell,
 }
+
+/// A connection that was closed while it lay idle breaks within a round trip of the first byte. A backend that was silent
+/// for longer may have worked on the request, and asking again would pay for that twice.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// Sends what `request` makes (told whether it goes over HTTP/2) and waits for the head of the answer. `request` is
 /// called each time that one is sent: a connection that was closed while it lay idle makes it two.
@@ -108,7 +112,8 @@ async fn ask_over_http1(
     if_lost: IfLost,
     mut make: impl FnMut(Version) -> Request<Bytes>,
 ) -> Result<Answer, AskError> {
-    let (mut connection, mut is_fresh) = match connector.idle(Instant::now()) {
+    let asked_at = Instant::now();
+    let (mut connection, mut is_fresh) = match connector.idle(asked_at) {
         Some(connection) => (connection, false),
         None => (connector.open_http1(connect_within).await?, true),
     };
@@ -124,7 +129,7 @@ async fn ask_over_http1(
         let may_ask_again = match unanswered.reached {
             // It was closed while nobody used it.
             Reached::Nothing => true,
-            Reached::Request => if_lost == IfLost::AskAgain,
+            Reached::Request => if_lost == IfLost::AskAgain && asked_at.elapsed() <= AT_ONCE,
             Reached::Answer => false,
         };
         if is_fresh || !may_ask_again {

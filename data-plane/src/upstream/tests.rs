@@ -50,12 +50,17 @@ async fn head(connector: &Arc<Connector>) -> Result<Answer, AskError> {
     ask(connector, SECONDS, IfLost::AskAgain, request).await
 }
 
-/// Answers one request on a connection.
-async fn serve_one(stream: &mut TcpStream) {
+/// Reads one request on a connection.
+async fn read_request(stream: &mut TcpStream) {
     let mut seen = Vec::new();
     while !seen.ends_with(b"\r\n\r\n") {
         seen.push(stream.read_u8().await.unwrap());
     }
+}
+
+/// Answers one request on a connection.
+async fn serve_one(stream: &mut TcpStream) {
+    read_request(stream).await;
     stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
 }
 
@@ -150,6 +155,46 @@ async fn an_idle_connection_that_is_too_old_is_not_asked_although_nobody_has_pru
     timeout(SECONDS, get(&connector)).await.expect("it hangs").unwrap();
     assert!(connector.idle(Instant::now() + 61 * SECOND).is_none(), "it is older than a minute");
     assert!(connector.idle(Instant::now() + 59 * SECOND).is_some(), "it is not");
+}
+
+/// Asks over a connection that served before and breaks `later` than the request was written; the next one answers.
+/// Gives how that ends, and how many requests were made.
+async fn ask_and_lose(later: Duration) -> (Result<(), AskError>, usize) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let connector = connector(listener.local_addr().unwrap());
+    let requests = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&requests);
+    let backend = tasks::spawn("backend", async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        serve_one(&mut stream).await;
+        read_request(&mut stream).await;
+        seen.store(2, Ordering::SeqCst);
+        // Only this time is not real: a clock that always stands goes on by itself while sockets are waited for.
+        tokio::time::pause();
+        tokio::time::advance(later).await;
+        tokio::time::resume();
+        drop(stream);
+        let (mut stream, _) = listener.accept().await.unwrap();
+        seen.store(3, Ordering::SeqCst);
+        serve_one(&mut stream).await;
+        let _closed = stream.read_u8().await;
+    });
+    get(&connector).await.unwrap();
+    let asked = timeout(SECONDS, get(&connector)).await.expect("it hangs");
+    backend.abort();
+    (asked, requests.load(Ordering::SeqCst))
+}
+
+#[tokio::test]
+async fn a_request_that_is_lost_at_once_over_a_connection_that_had_lain_idle_is_asked_again() {
+    let (asked, requests) = ask_and_lose(SECOND / 2).await;
+    assert!(asked.is_ok() && requests == 3, "{asked:?} after {requests}");
+}
+
+#[tokio::test]
+async fn a_request_that_is_lost_later_is_a_lost_one_whatever_connection_it_went_by() {
+    let (asked, requests) = ask_and_lose(2 * SECOND).await;
+    assert!(matches!(asked, Err(AskError::Lost(_))) && requests == 2, "{asked:?} after {requests}");
 }
 
 /// Its connections, as many as there are at a time.
