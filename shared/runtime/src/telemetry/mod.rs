@@ -1,5 +1,8 @@
 //! What the process tells about itself: log lines on stderr, never in the way of traffic.
 
+mod fields;
+mod paused;
+
 use std::{
     io::{self, IsTerminal as _},
     sync::OnceLock,
@@ -9,6 +12,9 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGua
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
+
+use self::fields::PlainFields;
+use self::paused::Paused;
 
 /// Lines that may wait for a slow stderr; more are dropped and counted.
 const LINES_MAX: usize = 16_384;
@@ -61,14 +67,14 @@ pub fn init(format: LogFormat, level: &str) -> Result<TelemetryGuard, TelemetryF
         .lossy(true)
         .buffered_lines_limit(LINES_MAX)
         .thread_name("log")
-        .finish(io::stderr());
+        .finish(Paused::new(io::stderr()));
     let dropped = writer.error_counter();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match format {
         LogFormat::Json => builder.json().flatten_event(true).with_span_list(false).finish().try_init()?,
         // Left alone, the builder honours NO_COLOR.
         LogFormat::Text if io::stderr().is_terminal() => builder.with_target(false).finish().try_init()?,
-        LogFormat::Text => builder.with_target(false).with_ansi(false).finish().try_init()?,
+        LogFormat::Text => builder.fmt_fields(PlainFields).with_target(false).with_ansi(false).finish().try_init()?,
     }
     // The process logs once: nobody can have set it before.
     let _ = DROPPED.set(dropped);
