@@ -174,6 +174,9 @@ impl Exchange {
 // === impl Transport ===
 
 impl Transport {
+    /// How many there are.
+    pub(crate) const COUNT: usize = 3;
+
     /// The label of the metrics and the log.
     pub(crate) fn as_label(self) -> &'static str {
         match self {

@@ -2,14 +2,14 @@
 
 use std::{
     ops::Deref,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 
 use ntonix_runtime::metrics::{Buckets, Counter, Family, Gauge, Histogram, Labels, Registry, WithBuckets};
 use tokio::time::Instant;
 
-use crate::live::Live;
+use crate::{exchange::Transport, live::Live, routing::Route};
 
 /// Everything that a worker counts. Clones share the counts.
 #[derive(Clone, Debug)]
@@ -62,6 +62,8 @@ pub(crate) struct RouteMetrics {
     pub(crate) prompt_tokens: Counter,
     /// Tokens generated.
     pub(crate) completion_tokens: Counter,
+    /// Of the exchanges that ended, those that were completed, by transport; made when the first one is.
+    completed: [OnceLock<Counter>; Transport::COUNT],
 }
 
 /// What is counted of one backend.
@@ -149,8 +151,10 @@ const WHOLE: Buckets = &[
 /// Is written down what becomes of exchanges? Only a bench does without it, which tells what that costs.
 pub(crate) const OBSERVED: bool = !cfg!(feature = "unobserved");
 
+/// The outcome of an exchange that ended well.
+pub(crate) const COMPLETED: &str = "completed";
 /// The route label of an exchange that no route was found for.
-pub(crate) const NO_ROUTE: &str = "";
+const NO_ROUTE: &str = "";
 
 // === impl Metrics ===
 
@@ -236,6 +240,7 @@ impl Counts {
             overhead: self.overhead.get_or_create_owned(&label),
             prompt_tokens: tokens("input"),
             completion_tokens: tokens("output"),
+            completed: Default::default(),
         }
     }
 
@@ -249,10 +254,20 @@ impl Counts {
     }
 
     /// One exchange ended.
-    pub(crate) fn ended(&self, route: &str, transport: &'static str, outcome: &'static str) {
-        let labels =
-            [("route", route.to_owned()), ("transport", transport.to_owned()), ("outcome", outcome.to_owned())];
-        self.exchanges.get_or_create_owned(&labels).inc();
+    pub(crate) fn ended(&self, route: Option<&Route>, transport: Transport, outcome: &'static str) {
+        let counter = || {
+            let name = route.map_or(NO_ROUTE, |route| &route.name);
+            let transport = transport.as_label();
+            let labels = [("route", name), ("transport", transport), ("outcome", outcome)];
+            self.exchanges.get_or_create_owned(&labels.map(|(name, value)| (name, value.to_owned())))
+        };
+        match route {
+            // Found once instead of each time: three strings, a hash and a lock less for most exchanges.
+            Some(route) if outcome == COMPLETED => {
+                route.metrics.completed[transport as usize].get_or_init(counter).inc()
+            }
+            _ => counter().inc(),
+        };
     }
 
     /// Brings what is looked up rather than counted up to date, before a scrape.

@@ -14,7 +14,7 @@ use tower::{Layer, Service, layer::layer_fn};
 use crate::{
     edge::respond,
     exchange::{Client, Exchange, Facts, Record, Reply},
-    metrics::{NO_ROUTE, OBSERVED},
+    metrics::{COMPLETED, OBSERVED},
     refusal::{Kind, Refusal},
     relay::Tally,
     usage::{self, Books, CountedBy, Tokens, UsageRecord},
@@ -59,8 +59,6 @@ struct End<'a> {
     tokens: Tokens,
 }
 
-/// The outcome of an exchange that ended well.
-const COMPLETED: &str = "completed";
 /// The outcome of an exchange that a backend answered with an error status.
 const REFUSED_BY_BACKEND: &str = "upstream_status";
 
@@ -207,8 +205,7 @@ impl Observer {
     }
 
     fn count(&self, facts: &Facts, end: &End<'_>) {
-        let label = facts.route.as_deref().map_or(NO_ROUTE, |route| &route.name);
-        self.books.metrics.ended(label, self.client.transport.as_label(), end.outcome);
+        self.books.metrics.ended(facts.route.as_deref(), self.client.transport, end.outcome);
         let Some(route) = &facts.route else { return };
         route.metrics.request_duration.observe(self.started.elapsed());
         if let Some(first_token) = end.tally.first_token {
