@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use ntonix_llm::{Usage, call::Call};
 use tokio::time::Instant;
 
@@ -53,13 +53,20 @@ pub(crate) struct Exchange {
 #[derive(Debug)]
 pub(crate) struct Client {
     /// The peer.
-    pub(crate) address: SocketAddr,
+    pub(crate) address: Arc<ClientAddress>,
     /// How it speaks to us.
     pub(crate) transport: Transport,
     /// The headers of its request, without its credentials: what is not there cannot leak.
     pub(crate) headers: HeaderMap,
     /// Why it went, when it is gone.
     pub(crate) leave: Leave,
+}
+
+/// The address of a client, as it is told to backends and to the log: written once for a connection, not for each request.
+#[derive(Debug)]
+pub(crate) struct ClientAddress {
+    text: String,
+    hop: HeaderValue,
 }
 
 /// Why an exchange is dropped before its end: asked when that happens.
@@ -184,6 +191,29 @@ impl Transport {
             Transport::Http2 => "http2",
             Transport::WebSocket => "websocket",
         }
+    }
+}
+
+// === impl ClientAddress ===
+
+impl ClientAddress {
+    /// The IP address alone, for `x-forwarded-for`.
+    pub(crate) fn hop(&self) -> &HeaderValue {
+        &self.hop
+    }
+}
+
+impl From<SocketAddr> for ClientAddress {
+    fn from(address: SocketAddr) -> Self {
+        let hop = HeaderValue::try_from(address.ip().to_string());
+        // Digits, dots and colons are what a header may have.
+        Self { text: address.to_string(), hop: hop.unwrap_or_else(|_| HeaderValue::from_static("unknown")) }
+    }
+}
+
+impl fmt::Display for ClientAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
     }
 }
 

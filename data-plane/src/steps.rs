@@ -3,7 +3,7 @@
 use std::{
     future::poll_fn,
     io,
-    net::{Ipv4Addr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -142,7 +142,7 @@ impl Steps {
     fn exchange(&self, call: Call, key: &str) -> Exchange {
         let started = Instant::now();
         let client = Client {
-            address: (Ipv4Addr::LOCALHOST, 9).into(),
+            address: Arc::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 9)).into()),
             transport: Transport::Http1,
             headers: HeaderMap::new(),
             leave: Leave::default(),

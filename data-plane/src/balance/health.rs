@@ -4,7 +4,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::{HeaderValue, Method, Request, Version, header};
+use http::{HeaderValue, Method, Request, header};
 use ntonix_config as config;
 use ntonix_llm::reply;
 use tokio::{
@@ -169,7 +169,7 @@ async fn learn_models(pool: &Pool, backend: &Backend) {
 /// Asks for a page. `Ok(None)`: a success whose body is of no use.
 async fn ask(pool: &Pool, backend: &Backend, path: &str, within: Duration) -> Result<Option<Bytes>, Failed> {
     let asked = async {
-        let request = |version| request(pool, backend, path, version);
+        let request = || request(pool, backend, path);
         let answer = upstream::ask(&backend.connector, within, IfLost::AskAgain, request).await?;
         if !answer.status.is_success() {
             return Err(Failed::Backend(format!("{path} answered {}", answer.status.as_u16())));
@@ -196,11 +196,11 @@ async fn read(mut answer: Answer) -> Result<Option<Bytes>, Failed> {
     Ok(Some(body.into()))
 }
 
-fn request(pool: &Pool, backend: &Backend, path: &str, version: Version) -> Request<Bytes> {
+fn request(pool: &Pool, backend: &Backend, path: &str) -> Request<Bytes> {
     let mut request = Request::new(Bytes::new());
     *request.method_mut() = Method::GET;
-    *request.uri_mut() = backend.connector.uri(path, version);
-    backend.connector.set_host(request.headers_mut(), version);
+    *request.uri_mut() = backend.connector.uri(path);
+    backend.connector.set_host(request.headers_mut());
     request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static("ntonix-health"));
     if let Some(credential) = &pool.credential {
         request.headers_mut().insert(header::AUTHORIZATION, credential.clone());

@@ -38,8 +38,7 @@ pub(crate) fn of_handshake(headers: &HeaderMap, offered: &[&str]) -> Shown {
 }
 
 /// The headers without what a client shows to prove who it is.
-pub(crate) fn taken_out(headers: &HeaderMap) -> HeaderMap {
-    let mut headers = headers.clone();
+pub(crate) fn taken_out(mut headers: HeaderMap) -> HeaderMap {
     for name in [header::AUTHORIZATION, X_API_KEY, header::COOKIE, header::SEC_WEBSOCKET_PROTOCOL] {
         headers.remove(name);
     }

@@ -11,7 +11,13 @@ use ntonix_llm::call::{Call, CallFault, Op};
 use tokio::time::{Instant, timeout};
 use tower::ServiceExt as _;
 
-use super::{Edge, Visit, body::EdgeBody, credential, respond, stopping::Notice};
+use super::{
+    Edge, Visit,
+    body::EdgeBody,
+    credential::{self, Shown},
+    respond,
+    stopping::Notice,
+};
 use crate::{
     exchange::{Client, Exchange, Record, Reply},
     live::Identity,
@@ -32,7 +38,8 @@ impl Edge {
         let (id, stopping) = (Arc::clone(&visit.id), visit.peer.stopping.notice());
         let answered = tokio::select! {
             biased;
-            answered = self.answer(visit, op) => answered,
+            // On the heap: hyper keeps room for what this future has for as long as the connection lives.
+            answered = Box::pin(self.answer(visit, op)) => answered,
             // Dropped wherever it is: whoever watches it records why, and its backend is cut.
             () = stopping.come() => Err(Refusal::stopped()),
         };
@@ -44,10 +51,12 @@ impl Edge {
     }
 
     /// The answer, and whether it was asked for as a stream.
-    async fn answer(&self, visit: Visit, op: Op) -> Result<(Reply, bool), Refusal> {
-        let (started, client) = (Instant::now(), visit.client());
+    async fn answer(&self, mut visit: Visit, op: Op) -> Result<(Reply, bool), Refusal> {
+        let started = Instant::now();
+        let shown = credential::of_headers(visit.request.headers());
+        let client = visit.client();
         let door = Observer::at_the_door(self.books.clone(), &visit.id, op, &client, started);
-        let exchange = match self.read(visit, op, &client, started).await {
+        let exchange = match self.read(visit, op, shown, &client, started).await {
             Ok(exchange) => exchange,
             Err(refusal) => {
                 door.refused(&refusal);
@@ -61,12 +70,18 @@ impl Edge {
     }
 
     /// Makes an exchange of a request. No body is read for someone without a key.
-    async fn read(&self, visit: Visit, op: Op, client: &Arc<Client>, started: Instant) -> Result<Exchange, Refusal> {
+    async fn read(
+        &self,
+        visit: Visit,
+        op: Op,
+        shown: Shown,
+        client: &Arc<Client>,
+        started: Instant,
+    ) -> Result<Exchange, Refusal> {
         let Visit { peer, id, live, request } = visit;
-        let shown = credential::of_headers(request.headers());
         let identity = live.identify(shown.as_ref().map(Option::as_deref).map_err(|why| *why), peer.anonymous);
         authenticate::check(&identity)?;
-        check_headers(request.headers())?;
+        check_headers(&client.headers)?;
         let body = timeout(BODY_WITHIN, read_body(request.into_body(), live.limits().body));
         let body = body.await.map_err(|_| {
             Refusal::new(Kind::RequestTimeout, format!("the request body took longer than {BODY_WITHIN:?}"))

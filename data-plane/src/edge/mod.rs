@@ -11,7 +11,7 @@ pub(crate) mod respond;
 mod stopping;
 mod websocket;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use ::http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
@@ -21,7 +21,7 @@ use tower::util::BoxCloneSyncService;
 
 pub(crate) use self::{body::EdgeBody, cors::Origins, stopping::Stopping};
 use crate::{
-    exchange::{Client, Exchange, Leave, Reply, Transport},
+    exchange::{Client, ClientAddress, Exchange, Leave, Reply, Transport},
     listener::{Tenure, guard::Activity, streams},
     live::{self, Live},
     refusal::{Kind, Refusal},
@@ -53,7 +53,7 @@ pub(crate) struct Edge {
 #[derive(Debug)]
 pub(crate) struct Peer {
     /// Its address.
-    pub(crate) address: SocketAddr,
+    pub(crate) address: Arc<ClientAddress>,
     /// The listener serves configurations without keys.
     pub(crate) anonymous: bool,
     /// The gateway goes away now.
@@ -156,12 +156,13 @@ fn new_request_id() -> Arc<str> {
 }
 
 impl Visit {
-    fn client(&self) -> Arc<Client> {
+    /// Takes the headers out of the request.
+    fn client(&mut self) -> Arc<Client> {
         let transport = match self.request.version() {
             ::http::Version::HTTP_2 => Transport::Http2,
             _ => Transport::Http1,
         };
-        let headers = credential::taken_out(self.request.headers());
-        Arc::new(Client { address: self.peer.address, transport, headers, leave: self.peer.leave() })
+        let headers = credential::taken_out(std::mem::take(self.request.headers_mut()));
+        Arc::new(Client { address: Arc::clone(&self.peer.address), transport, headers, leave: self.peer.leave() })
     }
 }

@@ -113,7 +113,7 @@ impl Listener {
         }
         let edge = Arc::clone(&self.edge);
         let peer = Arc::new(Peer {
-            address,
+            address: Arc::new(address.into()),
             anonymous: self.anonymous,
             stopping: Arc::default(),
             activity: Arc::default(),

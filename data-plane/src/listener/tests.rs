@@ -74,7 +74,7 @@ async fn connect_to(stall: Duration, answer: Answer) -> (DuplexStream, Arc<Activ
     let places = Arc::new(Semaphore::new(1));
     let place = Arc::clone(&places).acquire_owned().await.unwrap();
     let peer = Arc::new(Peer {
-        address: "127.0.0.1:9".parse().unwrap(),
+        address: Arc::new(SocketAddr::from(([127, 0, 0, 1], 9)).into()),
         anonymous: true,
         stopping: Arc::default(),
         activity: Arc::default(),

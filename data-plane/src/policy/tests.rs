@@ -96,14 +96,14 @@ impl Bench {
 
     async fn ask(&self, key: Option<&str>, model: &str) -> Result<Reply, Kind> {
         let body = format!(r#"{{"model":"{model}"}}"#);
-        let address = "127.0.0.1:9".parse().unwrap();
+        let address: std::net::SocketAddr = "127.0.0.1:9".parse().unwrap();
         let started = Instant::now();
         let exchange = Exchange {
             id: "req".into(),
             live: Arc::clone(&self.live),
             call: Arc::new(Call::parse(Op::ChatCompletions, body.into()).unwrap()),
             client: Arc::new(Client {
-                address,
+                address: Arc::new(address.into()),
                 transport: Transport::Http1,
                 headers: HeaderMap::new(),
                 leave: Leave::default(),

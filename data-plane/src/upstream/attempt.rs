@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use ntonix_llm::{BackendError, estimate, openai, reply};
 use tokio::time::{Instant, timeout_at};
 
@@ -74,14 +74,14 @@ impl Attempt<'_> {
         // Who allows no retries wants no generation to be paid for twice.
         let if_lost = if self.route.spec.retries > 0 { IfLost::AskAgain } else { IfLost::Tell };
         let connect_within = self.route.spec.deadlines.connect;
-        let answer = upstream::ask(&picked.backend.connector, connect_within, if_lost, |version| {
+        let answer = upstream::ask(&picked.backend.connector, connect_within, if_lost, || {
             asked += 1;
             if asked > 1 {
                 // The first was written to a connection that had been closed; the backend may have seen it all the same.
                 picked.backend.metrics.attempts.inc();
                 self.exchange.record.facts().attempts += 1;
             }
-            request(self.exchange, picked, version, body.clone())
+            request(self.exchange, picked, body.clone())
         })
         .await?;
         if is_framed_twice(&answer.headers) {
@@ -193,13 +193,13 @@ impl Opened {
     }
 }
 
-fn request(exchange: &Exchange, picked: &Picked, version: Version, body: Bytes) -> Request<Bytes> {
+fn request(exchange: &Exchange, picked: &Picked, body: Bytes) -> Request<Bytes> {
     let connector = &picked.backend.connector;
     let mut request = Request::new(body);
     *request.method_mut() = Method::POST;
-    *request.uri_mut() = connector.uri(exchange.call.op.path(), version);
-    *request.headers_mut() = headers::upstream(&exchange.client.headers, exchange.client.address, &exchange.id);
-    connector.set_host(request.headers_mut(), version);
+    *request.uri_mut() = connector.uri(exchange.call.op.path());
+    *request.headers_mut() = headers::upstream(&exchange.client.headers, exchange.client.address.hop(), &exchange.id);
+    connector.set_host(request.headers_mut());
     if let Some(credential) = &picked.pool.credential {
         request.headers_mut().insert(header::AUTHORIZATION, credential.clone());
     }

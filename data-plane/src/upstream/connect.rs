@@ -16,11 +16,12 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::{HeaderMap, HeaderValue, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Uri, header};
 use http_body_util::Full;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use ntonix_config::{Backend as Spec, BackendUrl};
+use ntonix_llm::call::Op;
 use ntonix_runtime::{silence::end_when_silent, tasks};
 use rustls::pki_types::ServerName;
 use tokio::{net::TcpStream, sync::oneshot, time::Instant};
@@ -32,6 +33,10 @@ use crate::upstream::{http1::Connection, io::Io};
 pub(crate) struct Connector {
     url: BackendUrl,
     http2: bool,
+    /// The value of `host`, over HTTP/1.1.
+    host: Option<HeaderValue>,
+    /// The targets of all operations by their paths, made once.
+    targets: [(&'static str, Uri); Op::ALL.len()],
     tls: Option<(TlsConnector, ServerName<'static>)>,
     /// One set for each thread of the worker, and one for the checks beside the traffic; only that thread takes from it.
     shelves: Vec<Mutex<Shelf>>,
@@ -138,28 +143,22 @@ impl Connector {
             }
         };
         let shelves = (0..=threads).map(|_| Mutex::default()).collect();
-        Ok(Self { url: spec.url.clone(), http2: spec.http2, tls, shelves })
+        let (url, http2) = (spec.url.clone(), spec.http2);
+        let host = if http2 { None } else { HeaderValue::try_from(url.authority()).ok() };
+        let targets = Op::ALL.map(|op| (op.path(), target(&url, http2, op.path())));
+        Ok(Self { url, http2, host, targets, tls, shelves })
     }
 
     /// What a request for `path` ("/v1/models") has as its target.
-    pub(crate) fn uri(&self, path: &str, version: Version) -> Uri {
-        let (url, prefix) = (&self.url, &self.url.prefix);
-        let target = if version == Version::HTTP_2 {
-            let scheme = if url.tls { "https" } else { "http" };
-            format!("{scheme}://{}{prefix}{path}", url.authority())
-        } else {
-            format!("{prefix}{path}")
-        };
-        // The validator has seen to it that URL and path are made of what a target may have.
-        target.parse().unwrap_or_default()
+    pub(crate) fn uri(&self, path: &str) -> Uri {
+        let known = self.targets.iter().find(|(known, _)| *known == path);
+        known.map_or_else(|| target(&self.url, self.http2, path), |(_, target)| target.clone())
     }
 
     /// HTTP/1.1 names the host in a header, HTTP/2 in the target.
-    pub(crate) fn set_host(&self, headers: &mut HeaderMap, version: Version) {
-        if version != Version::HTTP_2
-            && let Ok(host) = HeaderValue::from_str(&self.url.authority())
-        {
-            headers.insert(header::HOST, host);
+    pub(crate) fn set_host(&self, headers: &mut HeaderMap) {
+        if let Some(host) = &self.host {
+            headers.insert(header::HOST, host.clone());
         }
     }
 
@@ -284,6 +283,18 @@ impl Connector {
     fn shelf(&self) -> MutexGuard<'_, Shelf> {
         lock(&self.shelves[THREAD.get().min(self.shelves.len() - 1)])
     }
+}
+
+fn target(url: &BackendUrl, http2: bool, path: &str) -> Uri {
+    let prefix = &url.prefix;
+    let target = if http2 {
+        let scheme = if url.tls { "https" } else { "http" };
+        format!("{scheme}://{}{prefix}{path}", url.authority())
+    } else {
+        format!("{prefix}{path}")
+    };
+    // The validator has seen to it that URL and path are made of what a target may have.
+    target.parse().unwrap_or_default()
 }
 
 async fn soon<T>(within: Duration, opened: impl Future<Output = Result<T, ConnectError>>) -> Result<T, ConnectError> {

@@ -1,7 +1,5 @@
 //! Which headers cross the gateway: everything but what belongs to one hop, to credentials, or to us.
 
-use std::net::SocketAddr;
-
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// Headers that mean something between two neighbours only (RFC 9110 §7.6.1), and those that we set ourselves.
@@ -60,16 +58,13 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// The client's headers as the backend may see them.
-pub(crate) fn upstream(client: &HeaderMap, peer: SocketAddr, id: &str) -> HeaderMap {
+pub(crate) fn upstream(client: &HeaderMap, hop: &HeaderValue, id: &str) -> HeaderMap {
     let mut headers = copy(client, &NEVER_UPSTREAM, |name| {
         name.as_str().starts_with("sec-websocket-") || name == X_FORWARDED_PROTO || name == X_REQUEST_ID
     });
-    let hop = peer.ip().to_string();
-    let chain = match headers.get(&X_FORWARDED_FOR).and_then(|before| before.to_str().ok()) {
-        Some(before) => format!("{before}, {hop}"),
-        None => hop,
-    };
-    set(&mut headers, X_FORWARDED_FOR, &chain);
+    let chain = headers.get(&X_FORWARDED_FOR).map(|before| [before.as_bytes(), b", ", hop.as_bytes()].concat());
+    let chain = chain.and_then(|chain| HeaderValue::try_from(chain).ok());
+    headers.insert(X_FORWARDED_FOR, chain.unwrap_or_else(|| hop.clone()));
     set(&mut headers, X_REQUEST_ID, id);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers
@@ -131,7 +126,7 @@ mod tests {
             ("openai-organization", "org"),
             ("x-forwarded-for", "192.0.2.1"),
         ]);
-        let seen = upstream(&client, "127.0.0.1:9".parse().unwrap(), "req-1");
+        let seen = upstream(&client, &HeaderValue::from_static("127.0.0.1"), "req-1");
         let mut names: Vec<_> = seen.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["content-type", "openai-organization", "x-forwarded-for", "x-request-id"]);

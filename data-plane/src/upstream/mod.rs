@@ -21,7 +21,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, StatusCode, Version};
+use http::{HeaderMap, Request, StatusCode};
 use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
@@ -91,13 +91,13 @@ pub(crate) enum IfLost {
 /// for longer may have worked on the request, and asking again would pay for that twice.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// Sends what `request` makes (told whether it goes over HTTP/2) and waits for the head of the answer. `request` is
+/// Sends what `request` makes and waits for the head of the answer. `request` is
 /// called each time that one is sent: a connection that was closed while it lay idle makes it two.
 pub(crate) async fn ask(
     connector: &Arc<Connector>,
     connect_within: Duration,
     if_lost: IfLost,
-    request: impl FnMut(Version) -> Request<Bytes>,
+    request: impl FnMut() -> Request<Bytes>,
 ) -> Result<Answer, AskError> {
     if connector.speaks_http2() {
         ask_over_http2(connector, connect_within, request).await
@@ -110,14 +110,14 @@ async fn ask_over_http1(
     connector: &Arc<Connector>,
     connect_within: Duration,
     if_lost: IfLost,
-    mut make: impl FnMut(Version) -> Request<Bytes>,
+    mut make: impl FnMut() -> Request<Bytes>,
 ) -> Result<Answer, AskError> {
     let asked_at = Instant::now();
     let (mut connection, mut is_fresh) = match connector.idle(asked_at) {
         Some(connection) => (connection, false),
-        None => (connector.open_http1(connect_within).await?, true),
+        None => (opened(connector, connect_within).await?, true),
     };
-    let mut request = make(Version::HTTP_11);
+    let mut request = make();
     loop {
         let unanswered = match connection.ask(&request).await {
             Ok(Head { status, headers, .. }) => {
@@ -135,26 +135,34 @@ async fn ask_over_http1(
         if is_fresh || !may_ask_again {
             return Err(Lost::from(unanswered.error).into());
         }
-        (connection, is_fresh) = (connector.open_http1(connect_within).await?, true);
+        (connection, is_fresh) = (opened(connector, connect_within).await?, true);
         if unanswered.reached == Reached::Request {
-            request = make(Version::HTTP_11);
+            request = make();
         }
     }
+}
+
+/// A new connection. On the heap, or else each attempt carried the 2 KiB that a handshake needs, and copied them.
+fn opened(
+    connector: &Arc<Connector>,
+    within: Duration,
+) -> Pin<Box<impl Future<Output = Result<Box<Connection>, ConnectError>>>> {
+    Box::pin(connector.open_http1(within))
 }
 
 async fn ask_over_http2(
     connector: &Arc<Connector>,
     connect_within: Duration,
-    mut make: impl FnMut(Version) -> Request<Bytes>,
+    mut make: impl FnMut() -> Request<Bytes>,
 ) -> Result<Answer, AskError> {
     let (mut sender, mut place, mut is_fresh) = match connector.shared() {
         Some((sender, place)) => (sender, place, false),
         None => {
-            let (sender, place) = connector.open_http2(connect_within).await?;
+            let (sender, place) = Box::pin(connector.open_http2(connect_within)).await?;
             (sender, place, true)
         }
     };
-    let mut request = make(Version::HTTP_2).map(Full::new);
+    let mut request = make().map(Full::new);
     loop {
         let mut error = match sender.try_send_request(request).await {
             Ok(response) => {
@@ -171,7 +179,7 @@ async fn ask_over_http2(
             Some(unsent) if !is_fresh => request = unsent,
             _ => return Err(Lost::from(error.into_error()).into()),
         }
-        (sender, place) = connector.open_http2(connect_within).await?;
+        (sender, place) = Box::pin(connector.open_http2(connect_within)).await?;
         is_fresh = true;
     }
 }

@@ -41,10 +41,10 @@ async fn get(connector: &Arc<Connector>) -> Result<(), AskError> {
 
 /// Asks, and leaves the body where it is.
 async fn head(connector: &Arc<Connector>) -> Result<Answer, AskError> {
-    let request = |version| {
+    let request = || {
         let mut request = Request::new(Bytes::new());
-        *request.uri_mut() = connector.uri("/", version);
-        connector.set_host(request.headers_mut(), version);
+        *request.uri_mut() = connector.uri("/");
+        connector.set_host(request.headers_mut());
         request
     };
     ask(connector, SECONDS, IfLost::AskAgain, request).await

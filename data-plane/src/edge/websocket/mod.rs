@@ -50,7 +50,7 @@ impl Edge {
             return Err(Refusal::new(Kind::Draining, "the gateway is going away"));
         }
         let client = Arc::new(Client {
-            address: visit.peer.address,
+            address: Arc::clone(&visit.peer.address),
             transport: Transport::WebSocket,
             headers: without_handshake(headers),
             leave: visit.peer.leave(),
@@ -104,7 +104,7 @@ fn offered(headers: &HeaderMap) -> Vec<&str> {
 
 /// The headers of the handshake that say something about its streams.
 fn without_handshake(headers: &HeaderMap) -> HeaderMap {
-    let mut headers = credential::taken_out(headers);
+    let mut headers = credential::taken_out(headers.clone());
     for name in [header::CONTENT_TYPE, header::ACCEPT, crate::upstream::headers::X_REQUEST_ID] {
         headers.remove(name);
     }
