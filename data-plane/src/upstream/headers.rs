@@ -2,66 +2,66 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-/// Headers that mean something between two neighbours only (RFC 9110 §7.6.1), and those that we set ourselves.
-const NEVER_UPSTREAM: [HeaderName; 21] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("http2-settings"),
-    header::HOST,
-    header::CONTENT_LENGTH,
-    header::EXPECT,
-    // The client's credentials are for us.
-    header::AUTHORIZATION,
-    HeaderName::from_static("x-api-key"),
-    header::COOKIE,
-    // Streams are watched as they pass: identity only.
-    header::ACCEPT_ENCODING,
-    // A page's origin is judged here, not at the backend.
-    header::ORIGIN,
-    // llama.cpp goes on generating for a client that has left when it sees this one.
-    HeaderName::from_static("x-conversation-id"),
-    HeaderName::from_static("x-forwarded-host"),
-    HeaderName::from_static("forwarded"),
-];
-
-/// Headers of a backend that the client never sees.
-const NEVER_DOWNSTREAM: [HeaderName; 17] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    header::CONTENT_LENGTH,
-    header::SET_COOKIE,
-    header::SERVER,
-    header::DATE,
-    header::WWW_AUTHENTICATE,
-    header::ACCESS_CONTROL_ALLOW_ORIGIN,
-    header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
-    header::ALT_SVC,
-    X_REQUEST_ID,
-];
-
 /// What names an exchange on every hop.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// Is it one that means something between two neighbours only (RFC 9110 §7.6.1), or that we set ourselves?
+fn stays_with_client(name: &str) -> bool {
+    match name {
+        "connection"
+        | "keep-alive"
+        | "proxy-connection"
+        | "proxy-authenticate"
+        | "proxy-authorization"
+        | "te"
+        | "trailer"
+        | "transfer-encoding"
+        | "upgrade"
+        | "http2-settings"
+        | "host"
+        | "content-length"
+        | "expect" => true,
+        // The client's credentials are for us.
+        "authorization" | "x-api-key" | "cookie" => true,
+        // Streams are watched as they pass: identity only.
+        "accept-encoding" => true,
+        // A page's origin is judged here, not at the backend.
+        "origin" => true,
+        // llama.cpp goes on generating for a client that has left when it sees this one.
+        "x-conversation-id" => true,
+        "x-forwarded-host" | "forwarded" | "x-forwarded-proto" | "x-request-id" => true,
+        _ => name.starts_with("sec-websocket-"),
+    }
+}
+
+/// Is it a header of a backend that the client never sees?
+fn stays_with_backend(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "content-length"
+            | "set-cookie"
+            | "server"
+            | "date"
+            | "www-authenticate"
+            | "access-control-allow-origin"
+            | "access-control-allow-credentials"
+            | "alt-svc"
+            | "x-request-id"
+    )
+}
 
 /// The client's headers as the backend may see them.
 pub(crate) fn upstream(client: &HeaderMap, hop: &HeaderValue, id: &str) -> HeaderMap {
-    let mut headers = copy(client, &NEVER_UPSTREAM, |name| {
-        name.as_str().starts_with("sec-websocket-") || name == X_FORWARDED_PROTO || name == X_REQUEST_ID
-    });
+    let mut headers = copy(client, stays_with_client);
     let chain = headers.get(&X_FORWARDED_FOR).map(|before| [before.as_bytes(), b", ", hop.as_bytes()].concat());
     let chain = chain.and_then(|chain| HeaderValue::try_from(chain).ok());
     headers.insert(X_FORWARDED_FOR, chain.unwrap_or_else(|| hop.clone()));
@@ -72,10 +72,10 @@ pub(crate) fn upstream(client: &HeaderMap, hop: &HeaderValue, id: &str) -> Heade
 
 /// The backend's headers as the client may see them.
 pub(crate) fn downstream(backend: &HeaderMap) -> HeaderMap {
-    copy(backend, &NEVER_DOWNSTREAM, |_| false)
+    copy(backend, stays_with_backend)
 }
 
-fn copy(from: &HeaderMap, never: &[HeaderName], nor: impl Fn(&HeaderName) -> bool) -> HeaderMap {
+fn copy(from: &HeaderMap, stays: impl Fn(&str) -> bool) -> HeaderMap {
     // RFC 9110 §7.6.1: what Connection names is for this hop too.
     let named: Vec<&str> = from
         .get_all(header::CONNECTION)
@@ -86,7 +86,7 @@ fn copy(from: &HeaderMap, never: &[HeaderName], nor: impl Fn(&HeaderName) -> boo
     let mut headers = HeaderMap::with_capacity(from.keys_len() + 4);
     for (name, value) in from {
         let for_this_hop = named.iter().any(|other| name.as_str().eq_ignore_ascii_case(other));
-        if !for_this_hop && !never.contains(name) && !nor(name) {
+        if !for_this_hop && !stays(name.as_str()) {
             headers.append(name, value.clone());
         }
     }

@@ -14,3 +14,4 @@ pub mod metrics;
 pub mod probe;
 pub mod backoff;
 pub mod chain;
+pub mod stamp;

@@ -14,7 +14,7 @@ use crate::architecture::rust_files;
 use crate::stage::{assert_refused, config};
 
 /// The files of the data plane that read the wall clock outside of their tests, and what for.
-const READERS: [(&str, &str); 10] = [
+const READERS: [(&str, &str); 9] = [
     ("edge/models.rs", "the time that a list of models names"),
     ("file.rs", "when a configuration was taken, for people"),
     ("live/identity.rs", "whether a key has expired, which is a date"),
@@ -24,7 +24,6 @@ const READERS: [(&str, &str); 10] = [
     ("steps.rs", "when a configuration was taken, as in file.rs"),
     ("sync/keep.rs", "the stamp of what is kept on disk"),
     ("sync/mod.rs", "when a configuration was taken, for people"),
-    ("usage.rs", "the stamp of a record"),
 ];
 
 #[test]

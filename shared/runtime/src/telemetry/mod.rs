@@ -4,6 +4,7 @@ mod fields;
 mod paused;
 
 use std::{
+    fmt,
     io::{self, IsTerminal as _},
     sync::OnceLock,
 };
@@ -11,16 +12,23 @@ use std::{
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
 use self::fields::PlainFields;
 use self::paused::Paused;
+use crate::stamp::{self, Digits};
 
 /// Lines that may wait for a slow stderr; more are dropped and counted.
 const LINES_MAX: usize = 16_384;
 
 /// What was dropped of the log, which is one for the whole process.
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// When a line is written.
+#[derive(Clone, Copy, Debug)]
+struct Now;
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -74,11 +82,22 @@ pub fn init(format: LogFormat, level: &str) -> Result<TelemetryGuard, TelemetryF
         LogFormat::Json => builder.json().flatten_event(true).with_span_list(false).finish().try_init()?,
         // Left alone, the builder honours NO_COLOR.
         LogFormat::Text if io::stderr().is_terminal() => builder.with_target(false).finish().try_init()?,
-        LogFormat::Text => builder.fmt_fields(PlainFields).with_target(false).with_ansi(false).finish().try_init()?,
+        LogFormat::Text => {
+            let builder = builder.fmt_fields(PlainFields).with_timer(Now);
+            builder.with_target(false).with_ansi(false).finish().try_init()?;
+        }
     }
     // The process logs once: nobody can have set it before.
     let _ = DROPPED.set(dropped);
     Ok(TelemetryGuard(guard))
+}
+
+// === impl Now ===
+
+impl FormatTime for Now {
+    fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        stamp::write_now(writer, Digits::Microseconds)
+    }
 }
 
 /// Checks a level without using it.
