@@ -19,6 +19,8 @@ pub(crate) struct Load {
     /// A revision took it out: only exchanges that began before still reach it.
     draining: AtomicBool,
     breaker: Mutex<Breaker>,
+    /// The breaker is closed and leaves the whole share: there is nothing in it to look at. Written while it is held.
+    is_at_ease: AtomicBool,
     /// The models that it said it has; `None` until it said so.
     models: ArcSwapOption<Vec<String>>,
 }
@@ -63,6 +65,7 @@ impl Load {
             condition: AtomicU8::new(0),
             draining: AtomicBool::new(false),
             breaker: Mutex::new(Breaker::new()),
+            is_at_ease: AtomicBool::new(true),
             models: ArcSwapOption::empty(),
         }
     }
@@ -100,7 +103,9 @@ impl Load {
     pub(crate) fn set_healthy(&self, healthy: bool, now: Instant) {
         let was = self.condition.swap(u8::from(!healthy), Ordering::Relaxed);
         if healthy && was != 0 {
-            self.breaker().recover(now);
+            let mut breaker = self.breaker();
+            breaker.recover(now);
+            self.is_at_ease.store(false, Ordering::Relaxed);
         }
     }
 
@@ -114,20 +119,37 @@ impl Load {
         self.models.load_full()
     }
 
+    /// Does it have `model`, or has it not said what it has?
+    pub(crate) fn may_have(&self, model: &str) -> bool {
+        self.models.load().as_ref().is_none_or(|models| models.iter().any(|has| has == model))
+    }
+
     /// It said which models it has.
     pub(crate) fn set_models(&self, models: Vec<String>) {
         self.models.store(Some(Arc::new(models)));
     }
 
     /// The share of its weight that it may be given now: 0 when it takes no traffic.
+    #[inline]
     pub(crate) fn share(&self, now: Instant, settings: &BreakerSettings) -> f64 {
         // That it drains is no reason against it: no pool of the newest revision has it, so whoever asks began under an
         // older one, and goes on under that.
         if !self.is_well() {
             return 0.0;
         }
+        // Asked of every backend of a pool for each pick: the lock alone would cost more than all else.
+        if self.is_at_ease.load(Ordering::Relaxed) { 1.0 } else { self.share_by_breaker(now, settings) }
+    }
+
+    #[cold]
+    fn share_by_breaker(&self, now: Instant, settings: &BreakerSettings) -> f64 {
         let breaker = self.breaker();
-        if breaker.allows(now) { breaker.share(now, settings.slow_start) } else { 0.0 }
+        if !breaker.allows(now) {
+            return 0.0;
+        }
+        let share = breaker.share(now, settings.slow_start);
+        self.is_at_ease.store(share >= 1.0 && breaker.is_closed(), Ordering::Relaxed);
+        share
     }
 
     /// Begins a stream, unless `most` are in flight already or the breaker has closed in the meantime.
@@ -136,15 +158,16 @@ impl Load {
         self.in_flight
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |streams| (streams < limit).then_some(streams + 1))
             .ok()?;
-        let mut breaker = self.breaker();
-        if !breaker.allows(now) {
-            drop(breaker);
-            self.in_flight.fetch_sub(1, Ordering::Relaxed);
-            return None;
+        // Made first: dropped, it takes the stream back.
+        let mut guard = LoadGuard { load: Arc::clone(self), trial: None };
+        if !self.is_at_ease.load(Ordering::Relaxed) {
+            let mut breaker = self.breaker();
+            if !breaker.allows(now) {
+                return None;
+            }
+            guard.trial = breaker.enter(now);
         }
-        let trial = breaker.enter(now);
-        drop(breaker);
-        Some(LoadGuard { load: Arc::clone(self), trial })
+        Some(guard)
     }
 
     fn breaker(&self) -> std::sync::MutexGuard<'_, Breaker> {
@@ -165,11 +188,15 @@ impl LoadGuard {
         if !is_trial && !breaker.is_closed() {
             return false;
         }
-        match verdict {
+        let has_changed = match verdict {
             Verdict::Begun => breaker.begun(now),
             Verdict::Success => breaker.success(now),
             Verdict::Failure => breaker.failure(now, settings),
+        };
+        if has_changed {
+            self.load.is_at_ease.store(false, Ordering::Relaxed);
         }
+        has_changed
     }
 }
 

@@ -69,17 +69,17 @@ pub(crate) struct Picked {
     pub(crate) guard: LoadGuard,
 }
 
-/// Why no backend of a pool can be picked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why no backend of a pool can be picked, in the order in which it is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Nobody {
-    /// Every one that is left was tried already.
-    Tried,
-    /// Every one is unhealthy, open or has weight 0.
-    Down,
-    /// Every one that is up has as many streams as it may have.
-    Full,
     /// Every one said which models it has, and this is not among them.
     ModelUnknown,
+    /// Every one is unhealthy, open or has weight 0.
+    Down,
+    /// Every one that is left was tried already.
+    Tried,
+    /// Every one that is up has as many streams as it may have.
+    Full,
 }
 
 // === impl Pool ===
@@ -87,9 +87,10 @@ pub(crate) enum Nobody {
 impl Pool {
     /// Puts a pool together.
     pub(crate) fn new(spec: &config::Pool, backends: Vec<Arc<Backend>>, credential: Option<HeaderValue>) -> Self {
+        let weights: Vec<u32> = backends.iter().map(|backend| backend.spec.weight).collect();
         Self {
             name: spec.name.as_str().into(),
-            picker: Picker::new(spec.balance, backends.len()),
+            picker: Picker::new(spec.balance, &weights),
             backends,
             breaker: spec.breaker.clone(),
             health: spec.health.clone(),
@@ -114,8 +115,10 @@ impl Pool {
     ) -> Result<Picked, Nobody> {
         let mut passed_over = Vec::new();
         loop {
-            let candidates = self.candidates(model, tried, &passed_over, now)?;
-            let Some(index) = self.picker.pick(&candidates) else { return Err(Nobody::Full) };
+            let index = self.picker.pick(self.backends.len(), |index| {
+                let candidate = self.look_at(index, model, tried, now)?;
+                if passed_over.contains(&index) { Err(Nobody::Full) } else { Ok(candidate) }
+            })?;
             let backend = &self.backends[index];
             if let Some(guard) = backend.load.enter(backend.spec.max_streams, now) {
                 return Ok(Picked { backend: Arc::clone(backend), pool: Arc::clone(self), guard });
@@ -125,42 +128,32 @@ impl Pool {
         }
     }
 
-    fn candidates(
+    /// How the backend of this place stands, or why it cannot be picked.
+    // Where all are looked at, a backend costs 90 instructions, and 160 when this and `share` are calls.
+    #[inline(always)]
+    fn look_at(
         &self,
+        index: usize,
         model: Option<&str>,
         tried: &[Arc<Backend>],
-        passed_over: &[usize],
         now: Instant,
-    ) -> Result<Vec<Candidate>, Nobody> {
-        let mut candidates = Vec::with_capacity(self.backends.len());
-        let (mut any_with_model, mut any_up, mut any_untried) = (false, false, false);
-        for (index, backend) in self.backends.iter().enumerate() {
-            if !backend.may_have(model) {
-                continue;
-            }
-            any_with_model = true;
-            let weight = f64::from(backend.spec.weight) * backend.load.share(now, &self.breaker);
-            if weight <= 0.0 {
-                continue;
-            }
-            any_up = true;
-            if tried.iter().any(|other| Arc::ptr_eq(&other.load, &backend.load)) {
-                continue;
-            }
-            any_untried = true;
-            let in_flight = backend.load.in_flight();
-            let full = backend.spec.max_streams.is_some_and(|most| in_flight >= most as usize);
-            if !full && !passed_over.contains(&index) {
-                candidates.push(Candidate { index, weight, in_flight });
-            }
+    ) -> Result<Candidate, Nobody> {
+        let (spec, load) = (&self.backends[index].spec, &self.backends[index].load);
+        if model.is_some_and(|model| !load.may_have(model)) {
+            return Err(Nobody::ModelUnknown);
         }
-        match () {
-            () if !candidates.is_empty() => Ok(candidates),
-            () if !any_with_model => Err(Nobody::ModelUnknown),
-            () if !any_up => Err(Nobody::Down),
-            () if !any_untried => Err(Nobody::Tried),
-            () => Err(Nobody::Full),
+        let weight = f64::from(spec.weight) * load.share(now, &self.breaker);
+        if weight <= 0.0 {
+            return Err(Nobody::Down);
         }
+        if tried.iter().any(|other| Arc::ptr_eq(&other.load, load)) {
+            return Err(Nobody::Tried);
+        }
+        let in_flight = load.in_flight();
+        if spec.max_streams.is_some_and(|most| in_flight >= most as usize) {
+            return Err(Nobody::Full);
+        }
+        Ok(Candidate { index, weight, in_flight })
     }
 }
 
@@ -182,15 +175,6 @@ impl Picked {
         if verdict == Verdict::Failure {
             self.backend.metrics.failures.inc();
         }
-    }
-}
-
-// === impl Backend ===
-
-impl Backend {
-    fn may_have(&self, model: Option<&str>) -> bool {
-        let Some(model) = model else { return true };
-        self.load.models().is_none_or(|models| models.iter().any(|has| has == model))
     }
 }
 
