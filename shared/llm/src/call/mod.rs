@@ -1,6 +1,7 @@
 //! A client's call: the few facts the gateway needs, and the body it came with.
 
 mod parse;
+mod scan;
 #[cfg(test)]
 mod tests;
 

@@ -29,6 +29,8 @@ fn what_is_no_json_is_told_with_its_place() {
         ("{\"model\":\"m\",\"x\":\"\u{1}\"}", "control character"),
         ("{\"model\":\"m\",}", "trailing comma"),
         ("\u{FEFF}{\"model\":\"m\"}", "line 1 column 1"),
+        ("[1,", "EOF while parsing a value at line 1 column 3"),
+        ("{\"model\":\"m\",\n\"\\ud800\":1}", "line 2 column 8"),
     ] {
         let (code, message, param) = chat_fault(body);
         assert_eq!((code, param), ("invalid_json", None), "{body}");
