@@ -6,6 +6,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -37,6 +38,9 @@ pub(crate) struct Exchange {
     pub(crate) call: Arc<Call>,
     /// Who asks.
     pub(crate) client: Arc<Client>,
+    /// The headers of the request that a backend may see: what is not there cannot leak. Not the client's, who is there to
+    /// the end: headers of HTTP/1.1 hold the 8 KiB that they were read into.
+    pub(crate) headers: Arc<HeaderMap>,
     /// What the credential of the client stands for.
     pub(crate) identity: Identity,
     /// When it arrived.
@@ -56,8 +60,6 @@ pub(crate) struct Client {
     pub(crate) address: Arc<ClientAddress>,
     /// How it speaks to us.
     pub(crate) transport: Transport,
-    /// The headers of its request, without its credentials: what is not there cannot leak.
-    pub(crate) headers: HeaderMap,
     /// Why it went, when it is gone.
     pub(crate) leave: Leave,
 }
@@ -125,9 +127,8 @@ pub(crate) struct Reply {
 pub(crate) struct ReplyBody {
     source: Source,
     holds: Vec<Hold>,
-    observer: Option<Observer>,
-    /// What passed of a source that has ended.
-    passed: Option<Tally>,
+    /// On the heap: an answer is moved through all layers.
+    observer: Option<Box<Observer>>,
     settles: Settles,
 }
 
@@ -140,6 +141,8 @@ enum Settles {
     WhenTold,
 }
 
+/// Until the route says otherwise.
+const OVER_WITHIN: Duration = Duration::from_secs(30 * 60);
 /// The outcome of an exchange whose client left before the end.
 const CANCELLED: &str = "cancelled";
 
@@ -150,15 +153,15 @@ pub(crate) type Hold = Box<dyn Send>;
 #[derive(Debug)]
 pub(crate) enum Source {
     /// All of it is here.
-    Full(Whole),
+    Full(Box<Whole>),
     /// A backend's stream.
     Relay(Box<Relay>),
     /// A large body that is not a stream.
     Passage(Box<Passage>),
     /// The head was sent early; the backend's first event is still awaited.
     Opening(Box<Opening>),
-    /// Nothing is left.
-    End,
+    /// Nothing is left. What passed, when anything was counted.
+    End(Option<Tally>),
 }
 
 /// A body that is all here.
@@ -172,6 +175,20 @@ pub(crate) struct Whole {
 // === impl Exchange ===
 
 impl Exchange {
+    /// A question that arrived at `started`, and that knows nothing yet of what it will learn on its way.
+    pub(crate) fn new(
+        id: Arc<str>,
+        live: Arc<Live>,
+        call: Call,
+        client: Arc<Client>,
+        headers: Arc<HeaderMap>,
+        identity: Identity,
+        started: Instant,
+    ) -> Self {
+        let (over_at, record) = (started + OVER_WITHIN, Arc::default());
+        Self { id, live, call: Arc::new(call), client, headers, identity, started, over_at, route: None, record }
+    }
+
     /// The route that routing found; the stack guarantees that it ran.
     pub(crate) fn route(&self) -> Result<&Arc<Route>, Refusal> {
         self.route.as_ref().ok_or_else(|| Refusal::new(Kind::Internal, "the request was not routed"))
@@ -259,7 +276,7 @@ impl Reply {
 
     /// An answer whose body is all here, and the tokens that a backend used for it.
     pub(crate) fn whole(status: StatusCode, headers: HeaderMap, body: Bytes, tally: Tally) -> Self {
-        Self { status, headers, body: ReplyBody::new(Source::Full(Whole { bytes: Some(body), tally })) }
+        Self { status, headers, body: ReplyBody::new(Source::Full(Box::new(Whole { bytes: Some(body), tally }))) }
     }
 
     /// An answer that streams.
@@ -274,7 +291,7 @@ impl Reply {
 
     /// Tells `observer` how the answer ends.
     pub(crate) fn observe(&mut self, observer: Observer) {
-        self.body.observer = Some(observer);
+        self.body.observer = Some(Box::new(observer));
     }
 }
 
@@ -282,7 +299,7 @@ impl Reply {
 
 impl ReplyBody {
     fn new(source: Source) -> Self {
-        Self { source, holds: Vec::new(), observer: None, passed: None, settles: Settles::AtItsEnd }
+        Self { source, holds: Vec::new(), observer: None, settles: Settles::AtItsEnd }
     }
 
     /// The next bytes: whole events of a stream, or the body. An error is the last item; after it or `None` all that
@@ -321,10 +338,9 @@ impl ReplyBody {
 
     /// Of what was pulled, so many tokens were not handed on.
     pub(crate) fn held_back(&mut self, tokens: u64) {
-        let mut passed = self.source.tally().or(self.passed).unwrap_or_default();
+        let mut passed = self.source.tally().unwrap_or_default();
         passed.delivered = passed.delivered.saturating_sub(tokens);
-        self.passed = Some(passed);
-        self.source = Source::End;
+        self.source = Source::End(Some(passed));
     }
 
     /// Will `poll_next` give nothing more? Known with the last bytes, so that the end can leave with them.
@@ -333,27 +349,27 @@ impl ReplyBody {
             Source::Opening(_) | Source::Passage(_) => false,
             Source::Full(whole) => whole.bytes.is_none(),
             Source::Relay(relay) => relay.is_end(),
-            Source::End => true,
+            Source::End(_) => true,
         }
     }
 
     /// What the backend said that it used, so far.
     pub(crate) fn usage(&self) -> Option<Usage> {
-        self.tally().and_then(|tally| tally.usage)
+        self.source.tally().and_then(|tally| tally.usage)
     }
 
     /// How long it is, when that is known.
     pub(crate) fn size(&self) -> Option<u64> {
         match &self.source {
             Source::Full(whole) => Some(whole.bytes.as_ref().map_or(0, Bytes::len) as u64),
-            Source::End => Some(0),
+            Source::End(_) => Some(0),
             Source::Relay(_) | Source::Opening(_) | Source::Passage(_) => None,
         }
     }
 
     /// The source alone, for a body that nobody holds anything for yet.
     pub(crate) fn into_source(mut self) -> Source {
-        std::mem::replace(&mut self.source, Source::End)
+        std::mem::replace(&mut self.source, Source::End(None))
     }
 
     /// The gateway ends it: the error is what the client is told.
@@ -364,26 +380,21 @@ impl ReplyBody {
     fn finish(&mut self, refusal: Option<&Refusal>) {
         self.close();
         if let Some(observer) = self.observer.take() {
-            observer.finished(refusal, self.passed);
+            observer.finished(refusal, self.source.tally());
         }
         self.holds.clear();
     }
 
     /// Nothing more is pulled: whatever still comes from the backend is cut off.
     fn close(&mut self) {
-        self.passed = self.tally();
-        self.source = Source::End;
-    }
-
-    fn tally(&self) -> Option<Tally> {
-        self.source.tally().or(self.passed)
+        self.source = Source::End(self.source.tally());
     }
 }
 
 impl Drop for ReplyBody {
     fn drop(&mut self) {
         if let Some(observer) = self.observer.take() {
-            observer.dropped(self.tally());
+            observer.dropped(self.source.tally());
         }
     }
 }
@@ -400,7 +411,7 @@ impl Source {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Refusal>>> {
         loop {
             match self {
-                Source::End => return Poll::Ready(None),
+                Source::End(_) => return Poll::Ready(None),
                 Source::Full(whole) => return Poll::Ready(whole.take().map(Ok)),
                 Source::Relay(relay) => return relay.poll_next(cx),
                 Source::Passage(passage) => return passage.poll_next(cx),
@@ -419,7 +430,8 @@ impl Source {
             Source::Relay(relay) => Some(relay.tally()),
             Source::Passage(passage) => Some(passage.tally()),
             Source::Full(whole) => Some(whole.tally),
-            Source::Opening(_) | Source::End => None,
+            Source::Opening(_) => None,
+            Source::End(passed) => *passed,
         }
     }
 }

@@ -22,7 +22,7 @@ use tower::{ServiceExt as _, service_fn, util::BoxCloneSyncService};
 
 use crate::{
     edge::{Edge, Origins, Stack},
-    exchange::{Client, Exchange, Leave, Record, Reply, Transport},
+    exchange::{Client, Exchange, Leave, Reply, Transport},
     listener::Listener,
     live::{Cell, Identity, Live, Origin, OriginSource},
     metrics::Metrics,
@@ -144,19 +144,16 @@ impl Steps {
         let client = Client {
             address: Arc::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 9)).into()),
             transport: Transport::Http1,
-            headers: HeaderMap::new(),
             leave: Leave::default(),
         };
-        Exchange {
-            id: "req_0".into(),
-            live: Arc::clone(&self.live),
-            call: Arc::new(call),
-            client: Arc::new(client),
-            identity: self.identify(key),
+        Exchange::new(
+            "req_0".into(),
+            Arc::clone(&self.live),
+            call,
+            Arc::new(client),
+            Arc::default(),
+            self.identify(key),
             started,
-            over_at: started,
-            route: None,
-            record: Arc::<Record>::default(),
-        }
+        )
     }
 }

@@ -11,24 +11,16 @@ use ntonix_llm::call::{Call, CallFault, Op};
 use tokio::time::{Instant, timeout};
 use tower::ServiceExt as _;
 
-use super::{
-    Edge, Visit,
-    body::EdgeBody,
-    credential::{self, Shown},
-    respond,
-    stopping::Notice,
-};
+use super::{Edge, Visit, body::EdgeBody, credential, respond, stopping::Notice};
 use crate::{
-    exchange::{Client, Exchange, Record, Reply},
-    live::Identity,
+    exchange::{Client, Exchange, Reply},
     policy::{authenticate, observe::Observer},
     refusal::{Kind, Refusal},
+    upstream::headers::of_client,
 };
 
 /// How long the body of a request may take.
 const BODY_WITHIN: Duration = Duration::from_secs(30);
-/// Until the route says otherwise.
-pub(super) const OVER_WITHIN: Duration = Duration::from_secs(30 * 60);
 
 // === impl Edge ===
 
@@ -51,12 +43,10 @@ impl Edge {
     }
 
     /// The answer, and whether it was asked for as a stream.
-    async fn answer(&self, mut visit: Visit, op: Op) -> Result<(Reply, bool), Refusal> {
-        let started = Instant::now();
-        let shown = credential::of_headers(visit.request.headers());
-        let client = visit.client();
+    async fn answer(&self, visit: Visit, op: Op) -> Result<(Reply, bool), Refusal> {
+        let (started, client) = (Instant::now(), visit.client());
         let door = Observer::at_the_door(self.books.clone(), &visit.id, op, &client, started);
-        let exchange = match self.read(visit, op, shown, &client, started).await {
+        let exchange = match self.read(visit, op, &client, started).await {
             Ok(exchange) => exchange,
             Err(refusal) => {
                 door.refused(&refusal);
@@ -70,46 +60,19 @@ impl Edge {
     }
 
     /// Makes an exchange of a request. No body is read for someone without a key.
-    async fn read(
-        &self,
-        visit: Visit,
-        op: Op,
-        shown: Shown,
-        client: &Arc<Client>,
-        started: Instant,
-    ) -> Result<Exchange, Refusal> {
-        let Visit { peer, id, live, request } = visit;
+    async fn read(&self, visit: Visit, op: Op, client: &Arc<Client>, started: Instant) -> Result<Exchange, Refusal> {
+        let Visit { peer, id, live, mut request } = visit;
+        let shown = credential::of_headers(request.headers());
         let identity = live.identify(shown.as_ref().map(Option::as_deref).map_err(|why| *why), peer.anonymous);
         authenticate::check(&identity)?;
-        check_headers(&client.headers)?;
+        check_headers(request.headers())?;
+        let headers = Arc::new(of_client(std::mem::take(request.headers_mut())));
         let body = timeout(BODY_WITHIN, read_body(request.into_body(), live.limits().body));
         let body = body.await.map_err(|_| {
             Refusal::new(Kind::RequestTimeout, format!("the request body took longer than {BODY_WITHIN:?}"))
         })??;
         let call = Call::parse(op, body)?;
-        Ok(self.exchange(id, live, call, client, identity, started))
-    }
-
-    pub(super) fn exchange(
-        &self,
-        id: Arc<str>,
-        live: Arc<crate::live::Live>,
-        call: Call,
-        client: &Arc<Client>,
-        identity: Identity,
-        started: Instant,
-    ) -> Exchange {
-        Exchange {
-            id,
-            live,
-            call: Arc::new(call),
-            client: Arc::clone(client),
-            identity,
-            started,
-            over_at: started + OVER_WITHIN,
-            route: None,
-            record: Arc::<Record>::default(),
-        }
+        Ok(Exchange::new(id, live, call, Arc::clone(client), headers, identity, started))
     }
 }
 

@@ -156,13 +156,11 @@ fn new_request_id() -> Arc<str> {
 }
 
 impl Visit {
-    /// Takes the headers out of the request.
-    fn client(&mut self) -> Arc<Client> {
+    fn client(&self) -> Arc<Client> {
         let transport = match self.request.version() {
             ::http::Version::HTTP_2 => Transport::Http2,
             _ => Transport::Http1,
         };
-        let headers = credential::taken_out(std::mem::take(self.request.headers_mut()));
-        Arc::new(Client { address: Arc::clone(&self.peer.address), transport, headers, leave: self.peer.leave() })
+        Arc::new(Client { address: Arc::clone(&self.peer.address), transport, leave: self.peer.leave() })
     }
 }

@@ -15,7 +15,7 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::{
-    exchange::{Client, Leave, Record, Source, Transport},
+    exchange::{Client, Leave, Source, Transport},
     live::{Cell, Live, Origin, OriginSource},
     metrics::Metrics,
     refusal::Kind,
@@ -98,22 +98,11 @@ impl Bench {
         let body = format!(r#"{{"model":"{model}"}}"#);
         let address: std::net::SocketAddr = "127.0.0.1:9".parse().unwrap();
         let started = Instant::now();
-        let exchange = Exchange {
-            id: "req".into(),
-            live: Arc::clone(&self.live),
-            call: Arc::new(Call::parse(Op::ChatCompletions, body.into()).unwrap()),
-            client: Arc::new(Client {
-                address: Arc::new(address.into()),
-                transport: Transport::Http1,
-                headers: HeaderMap::new(),
-                leave: Leave::default(),
-            }),
-            identity: self.live.identify(Ok(key), false),
-            started,
-            over_at: started,
-            route: None,
-            record: Arc::<Record>::default(),
-        };
+        let client = Client { address: Arc::new(address.into()), transport: Transport::Http1, leave: Leave::default() };
+        let call = Call::parse(Op::ChatCompletions, body.into()).unwrap();
+        let (client, identity) = (Arc::new(client), self.live.identify(Ok(key), false));
+        let live = Arc::clone(&self.live);
+        let exchange = Exchange::new("req".into(), live, call, client, Arc::default(), identity, started);
         let stack = stack(&self.books(), Arc::clone(&self.admission), self.innermost.clone());
         stack.oneshot(exchange).await.map_err(|refusal| refusal.kind())
     }

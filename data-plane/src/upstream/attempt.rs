@@ -198,7 +198,7 @@ fn request(exchange: &Exchange, picked: &Picked, body: Bytes) -> Request<Bytes> 
     let mut request = Request::new(body);
     *request.method_mut() = Method::POST;
     *request.uri_mut() = connector.uri(exchange.call.op.path());
-    *request.headers_mut() = headers::upstream(&exchange.client.headers, exchange.client.address.hop(), &exchange.id);
+    *request.headers_mut() = headers::upstream(&exchange.headers, exchange.client.address.hop(), &exchange.id);
     connector.set_host(request.headers_mut());
     if let Some(credential) = &picked.pool.credential {
         request.headers_mut().insert(header::AUTHORIZATION, credential.clone());

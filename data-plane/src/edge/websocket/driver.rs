@@ -10,6 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
+use http::HeaderMap;
 use ntonix_llm::call::{Call, Op};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_tungstenite::tungstenite::Message;
@@ -43,6 +44,8 @@ pub(super) struct Driver {
     edge: Arc<Edge>,
     peer: Arc<Peer>,
     client: Arc<Client>,
+    /// Those of the handshake, for all streams.
+    headers: Arc<HeaderMap>,
     shown: Shown,
     socket: Socket,
     session: Session,
@@ -57,7 +60,14 @@ pub(super) struct Driver {
 // === impl Driver ===
 
 impl Driver {
-    pub(super) fn new(edge: Arc<Edge>, peer: Arc<Peer>, client: Arc<Client>, shown: Shown, socket: Socket) -> Self {
+    pub(super) fn new(
+        edge: Arc<Edge>,
+        peer: Arc<Peer>,
+        client: Arc<Client>,
+        headers: Arc<HeaderMap>,
+        shown: Shown,
+        socket: Socket,
+    ) -> Self {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (now, session) = (Instant::now(), Session::new(edge.stall));
@@ -65,6 +75,7 @@ impl Driver {
             edge,
             peer,
             client,
+            headers,
             shown,
             socket,
             session,
@@ -208,7 +219,15 @@ impl Driver {
             return Err(too_large(most));
         }
         let call = Call::parse(op, body)?;
-        Ok(self.edge.exchange(Arc::clone(request_id), live, call, &self.client, identity, started))
+        Ok(Exchange::new(
+            Arc::clone(request_id),
+            live,
+            call,
+            Arc::clone(&self.client),
+            Arc::clone(&self.headers),
+            identity,
+            started,
+        ))
     }
 
     /// Serves streams in turn until none has anything or a round is full.

@@ -25,6 +25,7 @@ use crate::{
     exchange::{Client, Transport},
     policy::authenticate,
     refusal::{Kind, Refusal},
+    upstream::headers::of_client,
 };
 
 const PROTOCOL: &str = "ntonix.v1";
@@ -52,9 +53,9 @@ impl Edge {
         let client = Arc::new(Client {
             address: Arc::clone(&visit.peer.address),
             transport: Transport::WebSocket,
-            headers: without_handshake(headers),
             leave: visit.peer.leave(),
         });
+        let headers = Arc::new(without_handshake(headers));
         let upgraded = hyper::upgrade::on(&mut visit.request);
         let peer = Arc::clone(&visit.peer);
         tasks::spawn("websocket", async move {
@@ -63,7 +64,7 @@ impl Edge {
             match upgraded.await {
                 Ok(io) => {
                     let socket = Socket::new(io).await;
-                    Driver::new(self, Arc::clone(&peer), client, shown, socket).run().await;
+                    Driver::new(self, Arc::clone(&peer), client, headers, shown, socket).run().await;
                 }
                 Err(error) => tracing::debug!(client.addr = %peer.address, %error, "Upgrade failed"),
             }
@@ -104,9 +105,13 @@ fn offered(headers: &HeaderMap) -> Vec<&str> {
 
 /// The headers of the handshake that say something about its streams.
 fn without_handshake(headers: &HeaderMap) -> HeaderMap {
-    let mut headers = credential::taken_out(headers.clone());
-    for name in [header::CONTENT_TYPE, header::ACCEPT, crate::upstream::headers::X_REQUEST_ID] {
-        headers.remove(name);
+    let mut headers = of_client(headers.clone());
+    headers.remove(header::ACCEPT);
+    // Copies: they stay for as long as the socket does, and what came holds what it was read into.
+    for value in headers.values_mut() {
+        if let Ok(copy) = HeaderValue::from_bytes(value.as_bytes()) {
+            *value = copy;
+        }
     }
     headers
 }
