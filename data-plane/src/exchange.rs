@@ -38,7 +38,7 @@ pub(crate) struct Exchange {
     pub(crate) call: Arc<Call>,
     /// Who asks.
     pub(crate) client: Arc<Client>,
-    /// The headers of the request that a backend may see: what is not there cannot leak. Not the client's, who is there to
+    /// The headers of the request, without the client's credentials: what is not there cannot leak. Not the client's, who is there to
     /// the end: headers of HTTP/1.1 hold the 8 KiB that they were read into.
     pub(crate) headers: Arc<HeaderMap>,
     /// What the credential of the client stands for.

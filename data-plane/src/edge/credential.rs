@@ -37,6 +37,14 @@ pub(crate) fn of_handshake(headers: &HeaderMap, offered: &[&str]) -> Shown {
     String::from_utf8(key).map(Some).map_err(|_| WhyNot::Malformed)
 }
 
+/// The headers without what a client shows to prove who it is.
+pub(crate) fn taken_out(mut headers: HeaderMap) -> HeaderMap {
+    for name in [header::AUTHORIZATION, X_API_KEY, header::COOKIE, header::SEC_WEBSOCKET_PROTOCOL] {
+        headers.remove(name);
+    }
+    headers
+}
+
 fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a HeaderValue>, WhyNot> {
     let mut values = headers.get_all(name).iter();
     let first = values.next();

@@ -16,7 +16,6 @@ use crate::{
     exchange::{Client, Exchange, Reply},
     policy::{authenticate, observe::Observer},
     refusal::{Kind, Refusal},
-    upstream::headers::of_client,
 };
 
 /// How long the body of a request may take.
@@ -66,7 +65,7 @@ impl Edge {
         let identity = live.identify(shown.as_ref().map(Option::as_deref).map_err(|why| *why), peer.anonymous);
         authenticate::check(&identity)?;
         check_headers(request.headers())?;
-        let headers = Arc::new(of_client(std::mem::take(request.headers_mut())));
+        let headers = Arc::new(credential::taken_out(std::mem::take(request.headers_mut())));
         let body = timeout(BODY_WITHIN, read_body(request.into_body(), live.limits().body));
         let body = body.await.map_err(|_| {
             Refusal::new(Kind::RequestTimeout, format!("the request body took longer than {BODY_WITHIN:?}"))

@@ -152,7 +152,16 @@ fn request_id(headers: &HeaderMap) -> Arc<str> {
 
 /// 128 random bits in hex. It names an exchange; it protects nothing.
 fn new_request_id() -> Arc<str> {
-    format!("req_{:032x}", fastrand::u128(..)).into()
+    const PREFIX: &[u8] = b"req_";
+    let mut id = [0; PREFIX.len() + 32];
+    let (prefix, digits) = id.split_at_mut(PREFIX.len());
+    prefix.copy_from_slice(PREFIX);
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(fastrand::u128(..).to_be_bytes()) {
+        for (digit, value) in pair.iter_mut().zip([byte >> 4, byte & 0xf]) {
+            *digit = b"0123456789abcdef"[usize::from(value)];
+        }
+    }
+    str::from_utf8(&id).unwrap_or_default().into()
 }
 
 impl Visit {

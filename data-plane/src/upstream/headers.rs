@@ -59,20 +59,9 @@ fn stays_with_backend(name: &str) -> bool {
     )
 }
 
-/// What of a client's headers backends may see.
-pub(crate) fn of_client(mut headers: HeaderMap) -> HeaderMap {
-    let named = named_for_this_hop(&headers);
-    let stays = |name: &&HeaderName| stays_with_client(name.as_str()) || is_one_of(&named, name);
-    let staying: Vec<HeaderName> = headers.keys().filter(stays).cloned().collect();
-    for name in staying {
-        headers.remove(name);
-    }
-    headers
-}
-
-/// The headers of a request to a backend: those `of_client`, and ours.
-pub(crate) fn upstream(of_client: &HeaderMap, hop: &HeaderValue, id: &str) -> HeaderMap {
-    let mut headers = of_client.clone();
+/// The headers of a request to a backend: those of the client that it may see, and ours.
+pub(crate) fn upstream(client: &HeaderMap, hop: &HeaderValue, id: &str) -> HeaderMap {
+    let mut headers = crossing(client, stays_with_client);
     let chain = headers.get(&X_FORWARDED_FOR).map(|before| [before.as_bytes(), b", ", hop.as_bytes()].concat());
     let chain = chain.and_then(|chain| HeaderValue::try_from(chain).ok());
     headers.insert(X_FORWARDED_FOR, chain.unwrap_or_else(|| hop.clone()));
@@ -83,24 +72,25 @@ pub(crate) fn upstream(of_client: &HeaderMap, hop: &HeaderValue, id: &str) -> He
 
 /// The backend's headers as the client may see them.
 pub(crate) fn downstream(backend: &HeaderMap) -> HeaderMap {
-    let named = named_for_this_hop(backend);
-    let mut headers = HeaderMap::with_capacity(backend.keys_len());
-    for (name, value) in backend {
-        if !stays_with_backend(name.as_str()) && !is_one_of(&named, name) {
+    crossing(backend, stays_with_backend)
+}
+
+fn crossing(from: &HeaderMap, stays: impl Fn(&str) -> bool) -> HeaderMap {
+    // RFC 9110 §7.6.1: what Connection names is for this hop, too.
+    let named: Vec<&str> = from
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(',').map(str::trim))
+        .collect();
+    let mut headers = HeaderMap::with_capacity(from.keys_len());
+    for (name, value) in from {
+        let for_this_hop = named.iter().any(|other| name.as_str().eq_ignore_ascii_case(other));
+        if !for_this_hop && !stays(name.as_str()) {
             headers.append(name, value.clone());
         }
     }
     headers
-}
-
-/// RFC 9110 §7.6.1: what Connection names is for this hop, too.
-fn named_for_this_hop(headers: &HeaderMap) -> Vec<String> {
-    let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).map(|name| name.trim().to_owned()).collect()
-}
-
-fn is_one_of(names: &[String], name: &HeaderName) -> bool {
-    names.iter().any(|other| name.as_str().eq_ignore_ascii_case(other))
 }
 
 fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
@@ -136,7 +126,7 @@ mod tests {
             ("openai-organization", "org"),
             ("x-forwarded-for", "192.0.2.1"),
         ]);
-        let seen = upstream(&of_client(client), &HeaderValue::from_static("127.0.0.1"), "req-1");
+        let seen = upstream(&client, &HeaderValue::from_static("127.0.0.1"), "req-1");
         let mut names: Vec<_> = seen.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["content-type", "openai-organization", "x-forwarded-for", "x-request-id"]);

@@ -13,6 +13,7 @@ pub mod sse;
 pub mod watch;
 pub mod reply;
 pub mod openai;
+mod scan;
 
 #[cfg(test)]
 mod fuzz;

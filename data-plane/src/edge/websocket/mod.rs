@@ -25,7 +25,6 @@ use crate::{
     exchange::{Client, Transport},
     policy::authenticate,
     refusal::{Kind, Refusal},
-    upstream::headers::of_client,
 };
 
 const PROTOCOL: &str = "ntonix.v1";
@@ -105,7 +104,7 @@ fn offered(headers: &HeaderMap) -> Vec<&str> {
 
 /// The headers of the handshake that say something about its streams.
 fn without_handshake(headers: &HeaderMap) -> HeaderMap {
-    let mut headers = of_client(headers.clone());
+    let mut headers = credential::taken_out(headers.clone());
     headers.remove(header::ACCEPT);
     // Copies: they stay for as long as the socket does, and what came holds what it was read into.
     for value in headers.values_mut() {

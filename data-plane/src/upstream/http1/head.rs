@@ -1,5 +1,7 @@
 //! Heads of HTTP/1.1 (RFC 9112 §3 to §6): a request's is written, an answer's is read.
 
+use std::mem::MaybeUninit;
+
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
 
@@ -97,10 +99,11 @@ fn end_of_head(ahead: &[u8], searched: usize) -> Option<usize> {
 }
 
 fn parse(bytes: &Bytes) -> Result<(Head, Framing), BadHead> {
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MOST];
-    let mut parsed = httparse::Response::new(&mut headers);
+    let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MOST];
+    let mut parsed = httparse::Response::new(&mut []);
+    let parser = httparse::ParserConfig::default();
     // The end was found, so that what is only a part has an empty line where there should be none.
-    if parsed.parse(bytes)?.is_partial() {
+    if parser.parse_response_with_uninit_headers(&mut parsed, bytes, &mut headers)?.is_partial() {
         return Err(BadHead::Syntax(httparse::Error::NewLine));
     }
     let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(httparse::Error::Status)?;

@@ -1,7 +1,6 @@
 //! A client's call: the few facts the gateway needs, and the body it came with.
 
 mod parse;
-mod scan;
 #[cfg(test)]
 mod tests;
 

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::scan::{self, DEPTH_MAX, Outermost, Unfit};
 use super::{Call, CallFault, Op, Spots, UsageSpot};
+use crate::scan::{self, DEPTH_MAX, Outermost, Unfit};
 
 const MODEL_CHARS_MAX: usize = 256;
 const CHOICES_MAX: u32 = 128;
@@ -56,7 +56,7 @@ impl<'a> Facts<'a> {
         let mut facts = Self::default();
         let mut names = Vec::with_capacity(16);
         let mut has_bad_name = false;
-        let outermost = scan::members(text, |key, value| match name_of(key) {
+        let outermost = scan::members(text, |key, value| match scan::name_of(key) {
             Some(name) => {
                 facts.take(&name, value);
                 names.push(name);
@@ -85,14 +85,6 @@ impl<'a> Facts<'a> {
         };
         *fact = Some(value);
     }
-}
-
-/// What a key says that was written like this; `None` when it is no text.
-fn name_of(key: &str) -> Option<Cow<'_, str>> {
-    if key.contains('\\') {
-        return serde_json::from_str(key).ok().map(Cow::Owned);
-    }
-    Some(Cow::Borrowed(&key[1..key.len() - 1]))
 }
 
 /// Two readers of one body must not be able to take different values out of it.

@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::scan;
+
 /// More tokens than any context holds; a larger number is a backend's mistake.
 const TOKENS_MAX: u64 = 1_000_000_000;
 /// A backend's text is passed to clients and logs up to this many bytes.
@@ -64,14 +66,16 @@ impl BackendError {
     }
 }
 
-/// Reads the usage out of a whole reply body; `None` when there is none, or none that makes sense.
+/// Reads the usage out of a whole reply body; `None` when there is none, there are two, or none that makes sense.
 pub fn usage_of(body: &[u8]) -> Option<Usage> {
-    #[derive(Deserialize)]
-    struct Body<'a> {
-        #[serde(borrow)]
-        usage: Option<&'a RawValue>,
-    }
-    usage_from_value(serde_json::from_slice::<Body<'_>>(body).ok()?.usage?.get())
+    let (mut usage, mut count) = (None, 0);
+    let found = scan::members(str::from_utf8(body).ok()?, |key, value| {
+        if scan::name_of(key).is_some_and(|name| name == "usage") {
+            (usage, count) = (Some(value), count + 1);
+        }
+    });
+    found.ok()?;
+    usage_from_value(usage.filter(|_| count == 1)?)
 }
 
 /// How many bytes of text a whole reply body holds, over all of its choices; 0 when it has none.

@@ -2,10 +2,10 @@
 //! instructions (an access line: 26,000 there, 11,200 here). There, each field is styled and formatted by itself.
 
 use std::{
+    cell::Cell,
     error::Error,
-    fmt::{self, Write as _},
+    fmt::{self, Write},
     iter::successors,
-    mem,
 };
 
 use tracing::field::{Field, Visit};
@@ -21,85 +21,90 @@ const OF_LOG: &str = "log.";
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PlainFields;
 
-struct Fields<'w> {
-    writer: Writer<'w>,
-    is_first: bool,
-    result: fmt::Result,
+/// The fields of one line so far. A string of our own takes a piece in a tenth of the time that the subscriber's writer does.
+#[derive(Default)]
+struct Fields(String);
+
+thread_local! {
+    /// What the last line was written in.
+    static LINE: Cell<String> = const { Cell::new(String::new()) };
 }
 
 /// Writes what a terminal would take for a command as what it is: a line may quote a client or a backend.
-struct Harmless<'a, 'w>(&'a mut Writer<'w>);
+struct Harmless<'a>(&'a mut String);
 
 // === impl PlainFields ===
 
 impl<'w> FormatFields<'w> for PlainFields {
-    fn format_fields<R: RecordFields>(&self, writer: Writer<'w>, fields: R) -> fmt::Result {
-        let mut line = Fields { writer, is_first: true, result: Ok(()) };
+    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'w>, fields: R) -> fmt::Result {
+        // Taken, not borrowed: what is written may log a line itself.
+        let mut line = Fields(LINE.take());
+        line.0.clear();
         fields.record(&mut line);
-        line.result
+        let written = writer.write_str(&line.0);
+        LINE.set(line.0);
+        written
     }
 }
 
 // === impl Fields ===
 
-impl Fields<'_> {
-    /// Writes the name, and then the value; nothing any more after a failure.
-    fn field(&mut self, field: &Field, value: impl FnOnce(&mut Writer<'_>) -> fmt::Result) {
+impl Fields {
+    /// Writes the name, and then the value.
+    fn field(&mut self, field: &Field, value: impl FnOnce(&mut String)) {
         let name = field.name();
-        if self.result.is_ok() && !name.starts_with(OF_LOG) {
-            self.result = self.begin(name).and_then(|()| value(&mut self.writer));
+        if name.starts_with(OF_LOG) {
+            return;
         }
-    }
-
-    fn begin(&mut self, name: &str) -> fmt::Result {
-        if !mem::replace(&mut self.is_first, false) {
-            self.writer.write_char(' ')?;
+        if !self.0.is_empty() {
+            self.0.push(' ');
         }
-        if name == MESSAGE {
-            return Ok(());
+        if name != MESSAGE {
+            self.0.push_str(name.strip_prefix("r#").unwrap_or(name));
+            self.0.push('=');
         }
-        self.writer.write_str(name.strip_prefix("r#").unwrap_or(name))?;
-        self.writer.write_char('=')
+        value(&mut self.0);
     }
 }
 
-impl Visit for Fields<'_> {
+/// A string takes whatever is written to it; a value that cannot say what it is stays half said.
+fn say(line: &mut impl Write, value: fmt::Arguments<'_>) {
+    let _ = line.write_fmt(value);
+}
+
+impl Visit for Fields {
     fn record_str(&mut self, field: &Field, value: &str) {
         let is_message = field.name() == MESSAGE;
-        self.field(field, |writer| match value {
-            _ if is_message => Harmless(writer).write_str(value),
-            _ if value.bytes().all(is_plain) => {
-                writer.write_char('"')?;
-                writer.write_str(value)?;
-                writer.write_char('"')
-            }
-            _ => write!(writer, "{value:?}"),
+        self.field(field, |line| match value {
+            _ if is_message => say(&mut Harmless(line), format_args!("{value}")),
+            _ if value.bytes().all(is_plain) => ["\"", value, "\""].into_iter().for_each(|part| line.push_str(part)),
+            _ => say(line, format_args!("{value:?}")),
         });
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.field(field, |writer| writer.write_str(if value { "true" } else { "false" }));
+        self.field(field, |line| line.push_str(if value { "true" } else { "false" }));
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.field(field, |writer| writer.write_str(itoa::Buffer::new().format(value)));
+        self.field(field, |line| line.push_str(itoa::Buffer::new().format(value)));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.field(field, |writer| writer.write_str(itoa::Buffer::new().format(value)));
+        self.field(field, |line| line.push_str(itoa::Buffer::new().format(value)));
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
-        self.field(field, |writer| write!(Harmless(writer), "{value}"));
+        self.field(field, |line| say(&mut Harmless(line), format_args!("{value}")));
         let sources: Vec<String> =
             successors(value.source(), |error| (*error).source()).map(ToString::to_string).collect();
-        if self.result.is_ok() && !sources.is_empty() {
-            self.result = write!(Harmless(&mut self.writer), " {}.sources=[{}]", field.name(), sources.join(", "));
+        if !sources.is_empty() {
+            say(&mut Harmless(&mut self.0), format_args!(" {}.sources=[{}]", field.name(), sources.join(", ")));
         }
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.field(field, |writer| write!(Harmless(writer), "{value:?}"));
+        self.field(field, |line| say(&mut Harmless(line), format_args!("{value:?}")));
     }
 }
 
@@ -110,19 +115,20 @@ fn is_plain(byte: u8) -> bool {
 
 // === impl Harmless ===
 
-impl fmt::Write for Harmless<'_, '_> {
+impl Write for Harmless<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let mut rest = text;
         while let Some(at) = rest.find(is_command) {
             let (before, from) = rest.split_at(at);
-            self.0.write_str(before)?;
+            self.0.push_str(before);
             let mut after = from.chars();
             if let Some(command) = after.next() {
-                write!(self.0, "{}", command.escape_debug())?;
+                self.0.extend(command.escape_debug());
             }
             rest = after.as_str();
         }
-        self.0.write_str(rest)
+        self.0.push_str(rest);
+        Ok(())
     }
 }
 

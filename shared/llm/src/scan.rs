@@ -3,21 +3,21 @@
 //! What a prompt costs is what it costs to step over its bytes. serde_json's passes do more than is asked for here: with them
 //! each byte of a prompt of 100 KB took 14 instructions, with this it takes 4.5. Its words tell what is wrong with a body.
 
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 /// Objects and lists in each other.
-pub(super) const DEPTH_MAX: usize = 64;
+pub(crate) const DEPTH_MAX: usize = 64;
 
 /// What the outermost value is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outermost {
+pub(crate) enum Outermost {
     Object,
     Other,
 }
 
 /// Why a text is not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unfit {
+pub(crate) enum Unfit {
     /// It is not JSON.
     Malformed,
     /// It is nested deeper than [`DEPTH_MAX`] levels.
@@ -28,7 +28,7 @@ pub(super) enum Unfit {
 ///
 /// # Errors
 /// The first reason not to use it. Whether `\u` stands before half of a surrogate pair is not looked at.
-pub(super) fn members<'a>(text: &'a str, mut member: impl FnMut(&'a str, &'a str)) -> Result<Outermost, Unfit> {
+pub(crate) fn members<'a>(text: &'a str, mut member: impl FnMut(&'a str, &'a str)) -> Result<Outermost, Unfit> {
     let mut walk = Walk { bytes: text.as_bytes(), at: 0 };
     let outermost = if walk.next() == Some(b'{') {
         walk.object(1, |key, value| member(&text[key], &text[value]))?;
@@ -38,6 +38,14 @@ pub(super) fn members<'a>(text: &'a str, mut member: impl FnMut(&'a str, &'a str
         Outermost::Other
     };
     if walk.next().is_none() { Ok(outermost) } else { Err(Unfit::Malformed) }
+}
+
+/// What a key that [`members`] gave says; `None` when half of a surrogate pair is missing.
+pub(crate) fn name_of(key: &str) -> Option<Cow<'_, str>> {
+    if key.contains('\\') {
+        return serde_json::from_str(key).ok().map(Cow::Owned);
+    }
+    Some(Cow::Borrowed(&key[1..key.len() - 1]))
 }
 
 /// What is in front of `at` was stepped over.
