@@ -24,8 +24,6 @@ USER ntonix
 # Inside of a container loopback reaches nobody. A configuration without keys is still refused from elsewhere.
 ENV NTONIX_STATE_DIR=/var/lib/ntonix NTONIX_LISTEN=0.0.0.0:8080 NTONIX_LISTEN_TLS=0.0.0.0:8443 \
     NTONIX_OPS=0.0.0.0:9080 NTONIX_LOG_FORMAT=json
-# The system gets large blocks back at once: what a few huge events took does not stay with the process.
-ENV MALLOC_MMAP_THRESHOLD_=131072
 VOLUME /var/lib/ntonix
 EXPOSE 8080 8443 9080
 ENTRYPOINT ["ntonix-data-plane"]

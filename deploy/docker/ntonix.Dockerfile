@@ -22,8 +22,6 @@ COPY --from=build /out/ /usr/local/bin/
 RUN useradd --system --uid 10001 --home-dir /var/lib/ntonix --create-home ntonix
 USER ntonix
 ENV NTONIX_STATE_DIR=/var/lib/ntonix NTONIX_LISTEN=0.0.0.0:8080 NTONIX_OPS=0.0.0.0:9080
-# The system gets large blocks back at once: what a few huge events took does not stay with the process.
-ENV MALLOC_MMAP_THRESHOLD_=131072
 VOLUME /var/lib/ntonix
 EXPOSE 8080 9080
 ENTRYPOINT ["ntonix"]

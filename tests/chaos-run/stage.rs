@@ -14,8 +14,6 @@ use crate::config::{CREDENTIAL, State};
 use crate::field::Doors;
 use crate::strike::{BACKENDS, Link, WORKERS};
 
-/// Workers run as `deploy/` runs them: blocks of 128 KiB or more go back to the system when they are freed.
-const LARGE_BLOCKS: (&str, &str) = ("MALLOC_MMAP_THRESHOLD_", "131072");
 /// How long the streams of a worker may go on that is told to end.
 const DRAIN: &str = "3s";
 /// How long a client may read nothing.
@@ -118,7 +116,7 @@ impl Stage {
             format!("--client-stall={STALL}"),
             format!("--usage-log={}", usage.display()),
         ];
-        let worker = WorkerProcess::start(&flags, &[CREDENTIAL, LARGE_BLOCKS]).await?;
+        let worker = WorkerProcess::start(&flags, &[CREDENTIAL]).await?;
         self.proxy(Link::Clients(index))?.retarget(worker.address());
         self.proxy(Link::ClientsTls(index))?.retarget(worker.tls_address().context("the worker has no TLS")?);
         Ok(Running { worker, usage })

@@ -109,7 +109,7 @@ impl Visit for Fields {
 }
 
 /// Does it stand for itself in quotes?
-fn is_plain(byte: u8) -> bool {
+pub(super) fn is_plain(byte: u8) -> bool {
     matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
 }
 
@@ -138,7 +138,7 @@ fn is_command(char: char) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io;
     use std::sync::{Arc, Mutex};
 
@@ -146,7 +146,13 @@ mod tests {
 
     /// What a line was written to.
     #[derive(Clone, Default)]
-    struct Page(Arc<Mutex<Vec<u8>>>);
+    pub(in crate::telemetry) struct Page(Arc<Mutex<Vec<u8>>>);
+
+    impl Page {
+        pub(in crate::telemetry) fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
 
     impl io::Write for Page {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -171,7 +177,7 @@ mod tests {
         tracing::subscriber::with_default(builder().with_writer(move || to_theirs.clone()).finish(), say);
         let plain = builder().fmt_fields(PlainFields).with_writer(move || to_ours.clone()).finish();
         tracing::subscriber::with_default(plain, say);
-        [theirs, ours].map(|page| String::from_utf8(page.0.lock().unwrap().clone()).unwrap())
+        [theirs, ours].map(|page| page.text())
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What the process tells about itself: log lines on stderr, never in the way of traffic.
 
 mod fields;
+mod json;
 mod paused;
 
 use std::{
@@ -17,6 +18,7 @@ use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
 use self::fields::PlainFields;
+use self::json::JsonLines;
 use self::paused::Paused;
 use crate::stamp::{self, Digits};
 
@@ -79,7 +81,7 @@ pub fn init(format: LogFormat, level: &str) -> Result<TelemetryGuard, TelemetryF
     let dropped = writer.error_counter();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match format {
-        LogFormat::Json => builder.json().flatten_event(true).with_span_list(false).finish().try_init()?,
+        LogFormat::Json => builder.json().event_format(JsonLines::new()).finish().try_init()?,
         // Left alone, the builder honours NO_COLOR.
         LogFormat::Text if io::stderr().is_terminal() => builder.with_target(false).finish().try_init()?,
         LogFormat::Text => {
