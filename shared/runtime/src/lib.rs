@@ -15,3 +15,4 @@ pub mod probe;
 pub mod backoff;
 pub mod chain;
 pub mod stamp;
+pub mod pages;

@@ -14,6 +14,8 @@ use tracing_subscriber::fmt::format::{FormatFields, Writer};
 
 /// The field that is written without its name.
 const MESSAGE: &str = "message";
+/// Room that a thread keeps for its next line.
+pub(super) const KEPT_MOST: usize = 4096;
 /// What the bridge from the `log` crate adds, which the line says elsewhere.
 const OF_LOG: &str = "log.";
 
@@ -42,6 +44,7 @@ impl<'w> FormatFields<'w> for PlainFields {
         line.0.clear();
         fields.record(&mut line);
         let written = writer.write_str(&line.0);
+        line.0.shrink_to(KEPT_MOST);
         LINE.set(line.0);
         written
     }

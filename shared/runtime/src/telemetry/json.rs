@@ -11,7 +11,10 @@ use tracing_subscriber::fmt::FmtContext;
 use tracing_subscriber::fmt::format::{Format, FormatEvent, FormatFields, Json, Writer};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::{Now, fields::is_plain};
+use super::{
+    Now,
+    fields::{KEPT_MOST, is_plain},
+};
 use crate::stamp::{self, Digits};
 
 /// The target of what the bridge from the `log` crate passes on.
@@ -59,6 +62,7 @@ where
         Members(&mut line).text("target", meta.target());
         line.push_str("}\n");
         let written = writer.write_str(&line);
+        line.shrink_to(KEPT_MOST);
         LINE.set(line);
         written
     }

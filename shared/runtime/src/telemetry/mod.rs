@@ -7,7 +7,10 @@ mod paused;
 use std::{
     fmt,
     io::{self, IsTerminal as _},
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
@@ -27,6 +30,8 @@ const LINES_MAX: usize = 16_384;
 
 /// What was dropped of the log, which is one for the whole process.
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+/// Lines that stderr refused.
+static REFUSED: AtomicU64 = AtomicU64::new(0);
 
 /// When a line is written.
 #[derive(Clone, Copy, Debug)]
@@ -62,9 +67,10 @@ pub enum TelemetryFault {
 #[must_use = "dropping it ends the log"]
 pub struct TelemetryGuard(#[expect(dead_code, reason = "held for its drop")] WorkerGuard);
 
-/// Log lines of this process that were dropped because stderr was too slow.
+/// Log lines of this process that were dropped because stderr was too slow, or took nothing.
 pub fn dropped_lines() -> u64 {
-    DROPPED.get().map_or(0, |dropped| dropped.dropped_lines() as u64)
+    let dropped = DROPPED.get().map_or(0, |dropped| dropped.dropped_lines() as u64);
+    dropped + REFUSED.load(Ordering::Relaxed)
 }
 
 /// Starts logging to stderr. `level` is `error`, `warn`, `info`, `debug` or `trace`, or directives as in `info,h2=warn`.
@@ -77,7 +83,7 @@ pub fn init(format: LogFormat, level: &str) -> Result<TelemetryGuard, TelemetryF
         .lossy(true)
         .buffered_lines_limit(LINES_MAX)
         .thread_name("log")
-        .finish(Paused::new(io::stderr()));
+        .finish(Paused::new(io::stderr(), &REFUSED));
     let dropped = writer.error_counter();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match format {
