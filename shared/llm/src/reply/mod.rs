@@ -69,13 +69,26 @@ impl BackendError {
 /// Reads the usage out of a whole reply body; `None` when there is none, there are two, or none that makes sense.
 pub fn usage_of(body: &[u8]) -> Option<Usage> {
     let (mut usage, mut count) = (None, 0);
-    let found = scan::members(str::from_utf8(body).ok()?, |key, value| {
+    let text = str::from_utf8(body).unwrap_or_default();
+    let stepped_over = scan::members(text, |key, value| {
         if scan::name_of(key).is_some_and(|name| name == "usage") {
             (usage, count) = (Some(value), count + 1);
         }
     });
-    found.ok()?;
-    usage_from_value(usage.filter(|_| count == 1)?)
+    match stepped_over {
+        Ok(_) => usage_from_value(usage.filter(|_| count == 1)?),
+        Err(_) => usage_of_odd(body),
+    }
+}
+
+/// The same of a body with half a character in a text, as some backends cut them, or that is nested very deep.
+fn usage_of_odd(body: &[u8]) -> Option<Usage> {
+    #[derive(Deserialize)]
+    struct Body<'a> {
+        #[serde(borrow)]
+        usage: Option<&'a RawValue>,
+    }
+    usage_from_value(serde_json::from_slice::<Body<'_>>(body).ok()?.usage?.get())
 }
 
 /// How many bytes of text a whole reply body holds, over all of its choices; 0 when it has none.

@@ -31,6 +31,16 @@ fn usage_that_makes_no_sense_is_ignored() {
 }
 
 #[test]
+fn usage_is_read_beside_half_a_character_and_beside_what_is_nested_deep() {
+    let usage = br#","usage":{"prompt_tokens":3,"completion_tokens":5}}"#;
+    let deep = ["{\"x\":".as_bytes(), &b"[".repeat(90), &b"]".repeat(90), usage].concat();
+    for body in [[&b"{\"x\":\"\xe4\xb8\""[..], usage].concat(), deep] {
+        assert_eq!(usage_of(&body), Some(Usage { prompt_tokens: 3, completion_tokens: 5 }));
+    }
+    assert_eq!(usage_of(br#"{"usage":{"prompt_tokens":3},"us\u0061ge":{"prompt_tokens":4}}"#), None, "there are two");
+}
+
+#[test]
 fn usage_is_read_with_or_without_completion_tokens() {
     let body =
         br#"{"choices":[{"text":"x"}],"usage":{"prompt_tokens":3,"total_tokens":8,"completion_tokens":5,"d":{}}}"#;
