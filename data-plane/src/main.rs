@@ -7,7 +7,7 @@ use ntonix_data_plane::{DataPlaneArgs, FileFault, Settings, Worker};
 use ntonix_runtime::{
     drain,
     handover::{self, Inheritance},
-    settings, telemetry,
+    pages, settings, telemetry,
 };
 
 /// Gives back what a crowd of streams took, and wastes no more on the next one (ADR 21).
@@ -17,6 +17,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const PROGRAM: &str = "ntonix-data-plane";
 
 fn main() -> ExitCode {
+    pages::keep_small();
     let args = match settings::parse::<DataPlaneArgs>(std::env::args_os()) {
         Ok(args) => args,
         Err(code) => return code,

@@ -137,7 +137,7 @@ impl UsageLog {
 
 impl UsageRecord<'_> {
     /// The record as JSON, on a line of its own. Written by hand, and handed to the log, it takes 4,500 instructions; with
-    /// serde_json it took 7,800, of 110,000 for a whole request.
+    /// serde_json it took 7,800, of some 100,000 for a whole request.
     fn line(&self) -> Vec<u8> {
         let mut line = Line::new();
         line.text("id", Some(self.id)).text("at", Some(&self.at)).text("transport", Some(self.transport));

@@ -14,7 +14,7 @@ use ntonix_runtime::{
     drain::{self, Drain, Trigger},
     handover,
     listen::{self, ReusePort},
-    metrics,
+    metrics, pages,
     probe::{self, Probes, Readiness},
     settings as runtime_settings, tasks, telemetry, tls,
 };
@@ -35,6 +35,7 @@ const MODELS_WITHIN: Duration = Duration::from_millis(500);
 const MODELS_EVERY: Duration = Duration::from_millis(20);
 
 fn main() -> ExitCode {
+    pages::keep_small();
     let args = match runtime_settings::parse::<NtonixArgs>(std::env::args_os()) {
         Ok(args) => args,
         Err(code) => return code,
