@@ -15,4 +15,5 @@ pub mod probe;
 pub mod backoff;
 pub mod chain;
 pub mod stamp;
+pub mod json;
 pub mod pages;

@@ -2,7 +2,6 @@
 //! instructions (an access line: 26,000 there, 11,200 here). There, each field is styled and formatted by itself.
 
 use std::{
-    cell::Cell,
     error::Error,
     fmt::{self, Write},
     iter::successors,
@@ -12,10 +11,11 @@ use tracing::field::{Field, Visit};
 use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::format::{FormatFields, Writer};
 
+use super::room::write_in_one_piece;
+use crate::json::is_plain;
+
 /// The field that is written without its name.
 const MESSAGE: &str = "message";
-/// Room that a thread keeps for its next line.
-pub(super) const KEPT_MOST: usize = 4096;
 /// What the bridge from the `log` crate adds, which the line says elsewhere.
 const OF_LOG: &str = "log.";
 
@@ -27,26 +27,19 @@ pub(super) struct PlainFields;
 #[derive(Default)]
 struct Fields(String);
 
-thread_local! {
-    /// What the last line was written in.
-    static LINE: Cell<String> = const { Cell::new(String::new()) };
-}
-
 /// Writes what a terminal would take for a command as what it is: a line may quote a client or a backend.
 struct Harmless<'a>(&'a mut String);
 
 // === impl PlainFields ===
 
 impl<'w> FormatFields<'w> for PlainFields {
-    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'w>, fields: R) -> fmt::Result {
-        // Taken, not borrowed: what is written may log a line itself.
-        let mut line = Fields(LINE.take());
-        line.0.clear();
-        fields.record(&mut line);
-        let written = writer.write_str(&line.0);
-        line.0.shrink_to(KEPT_MOST);
-        LINE.set(line.0);
-        written
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'w>, fields: R) -> fmt::Result {
+        write_in_one_piece(writer, |room| {
+            let mut line = Fields(room);
+            line.0.clear();
+            fields.record(&mut line);
+            line.0
+        })
     }
 }
 
@@ -111,11 +104,6 @@ impl Visit for Fields {
     }
 }
 
-/// Does it stand for itself in quotes?
-pub(super) fn is_plain(byte: u8) -> bool {
-    matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
-}
-
 // === impl Harmless ===
 
 impl Write for Harmless<'_> {
@@ -141,79 +129,27 @@ fn is_command(char: char) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use std::io;
-    use std::sync::{Arc, Mutex};
-
+mod tests {
     use super::*;
+    use crate::telemetry::samples::{logged, say};
 
-    /// What a line was written to.
-    #[derive(Clone, Default)]
-    pub(in crate::telemetry) struct Page(Arc<Mutex<Vec<u8>>>);
-
-    impl Page {
-        pub(in crate::telemetry) fn text(&self) -> String {
-            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-        }
-    }
-
-    impl io::Write for Page {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("outer")]
-    struct Outer(#[source] io::Error);
-
-    /// What `say` logs, as tracing-subscriber writes it and as it is written here.
-    fn both(say: fn()) -> [String; 2] {
-        let (theirs, ours) = (Page::default(), Page::default());
-        let builder = || tracing_subscriber::fmt().with_ansi(false).without_time();
-        let (to_theirs, to_ours) = (theirs.clone(), ours.clone());
-        tracing::subscriber::with_default(builder().with_writer(move || to_theirs.clone()).finish(), say);
-        let plain = builder().fmt_fields(PlainFields).with_writer(move || to_ours.clone()).finish();
-        tracing::subscriber::with_default(plain, say);
-        [theirs, ours].map(|page| page.text())
+    fn ours(say: fn()) -> String {
+        let plain = || tracing_subscriber::fmt().with_ansi(false).without_time().fmt_fields(PlainFields);
+        logged(|page| plain().with_writer(move || page.clone()).finish(), say)
     }
 
     #[test]
     fn a_line_reads_as_tracing_subscriber_writes_it() {
-        let [theirs, ours] = both(|| {
-            let nothing: Option<u64> = None;
-            let outer = Outer(io::Error::other("inner"));
-            let error: &(dyn Error + 'static) = &outer;
-            tracing::info!(
-                text = "plain",
-                odd = "a \"quoted\" \\ line\nof ünïcode \u{1b}[31m",
-                empty = "",
-                shown = %"as it is",
-                debug = ?Some(1),
-                tokens.r#in = 7_u64,
-                below = -7_i64,
-                part = 2.5,
-                stream = true,
-                nothing,
-                "Said {}",
-                "something"
-            );
-            tracing::warn!(error, "Broke");
-            tracing::warn!("With a command \u{7}\u{8} in it");
-            tracing::info_span!("connection", client = 7, name = "x").in_scope(|| tracing::error!("Inside"));
-        });
+        let builder = || tracing_subscriber::fmt().with_ansi(false).without_time();
+        let theirs = logged(|page| builder().with_writer(move || page.clone()).finish(), say);
+        let ours = ours(say);
         assert_eq!(ours, theirs.replace("\\x07\\x08", "\\u{7}\\u{8}"));
         assert_eq!(ours.lines().count(), 4, "{ours}");
     }
 
     #[test]
     fn a_backends_words_do_nothing_to_a_terminal() {
-        let [_, ours] = both(|| tracing::info!(error = %"\u{1b}[2J\u{9b}gone", "Lost"));
-        assert!(ours.ends_with("Lost error=\\u{1b}[2J\\u{9b}gone\n"), "{ours}");
+        let line = ours(|| tracing::info!(error = %"\u{1b}[2J\u{9b}gone", "Lost"));
+        assert!(line.ends_with("Lost error=\\u{1b}[2J\\u{9b}gone\n"), "{line}");
     }
 }

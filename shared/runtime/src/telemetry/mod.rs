@@ -3,6 +3,9 @@
 mod fields;
 mod json;
 mod paused;
+mod room;
+#[cfg(test)]
+mod samples;
 
 use std::{
     fmt,

@@ -1,0 +1,64 @@
+//! Events of all kinds, and what is written of them: for tests that compare our lines with tracing-subscriber's.
+
+use std::{
+    error::Error,
+    io,
+    sync::{Arc, Mutex},
+};
+
+use tracing::Subscriber;
+
+/// What lines are written to.
+#[derive(Clone, Default)]
+pub(super) struct Page(Arc<Mutex<Vec<u8>>>);
+
+#[derive(Debug, thiserror::Error)]
+#[error("outer")]
+struct Outer(#[source] io::Error);
+
+impl io::Write for Page {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What the subscriber that `subscribed` makes for a page writes of what `say` logs.
+pub(super) fn logged<S>(subscribed: impl FnOnce(Page) -> S, say: fn()) -> String
+where
+    S: Subscriber + Send + Sync + 'static,
+{
+    let page = Page::default();
+    tracing::subscriber::with_default(subscribed(page.clone()), say);
+    String::from_utf8(page.0.lock().unwrap().clone()).unwrap()
+}
+
+/// Four events.
+pub(super) fn say() {
+    let nothing: Option<u64> = None;
+    let outer = Outer(io::Error::other("inner"));
+    let error: &(dyn Error + 'static) = &outer;
+    tracing::info!(
+        text = "plain",
+        odd = "a \"quoted\" \\ line\nof ünïcode \u{1b}[31m",
+        empty = "",
+        shown = %"as it is",
+        debug = ?Some(1),
+        tokens.r#in = 7_u64,
+        below = -7_i64,
+        part = 2.5,
+        whole = 3.0,
+        none = f64::NAN,
+        stream = true,
+        nothing,
+        "Said {}",
+        "something"
+    );
+    tracing::warn!(error, "Broke");
+    tracing::warn!("With a command \u{7}\u{8} in it");
+    tracing::info_span!("connection", client = 7, name = "x").in_scope(|| tracing::error!("Inside"));
+}
