@@ -26,20 +26,27 @@ pub(crate) enum Counting {
 
 /// A gateway with one client and one backend.
 pub(crate) struct Lockstep {
-    runtime: Runtime,
+    pub(crate) runtime: Runtime,
+    /// Of the gateway.
+    pub(crate) address: SocketAddr,
+    pub(crate) site: Site,
+    /// Where further connections of the gateway to its backend come in.
+    pub(crate) listener: tokio::net::TcpListener,
+    /// The gateway's connections to its backend, of which one is there from the first question on.
+    pub(crate) backends: Vec<Side>,
     client: Side,
-    backend: Side,
     question: Vec<u8>,
     _log: Option<TelemetryGuard>,
 }
 
 /// One end of the gateway: the same socket twice.
-struct Side {
+pub(crate) struct Side {
     to_read: TcpStream,
     to_write: std::net::TcpStream,
 }
 
-const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+pub(crate) const STREAM_HEAD: &str =
+    "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
 const ANSWER: &str = r#"{"id":"chatcmpl-1","object":"chat.completion","created":1700000000,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"Ten tokens, no more and no less, for a question."},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":20,"completion_tokens":10,"total_tokens":30}}"#;
 
 // === impl Lockstep ===
@@ -56,15 +63,17 @@ impl Lockstep {
             steps = steps.with_usage_log(&Destination::File("/dev/null".into()))?;
         }
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let (client, backend) = runtime.block_on(async {
+        let (listener, client, backend) = runtime.block_on(async {
             tasks::spawn("gateway", async move { steps.serve(clients).await });
-            let mut client = Side::new(TcpStream::connect(address).await?)?;
+            let mut client = Side::connect(address).await?;
             client.write(&question(site, false, address))?;
             backends.set_nonblocking(true)?;
-            let (backend, _) = tokio::net::TcpListener::from_std(backends)?.accept().await?;
-            anyhow::Ok((client, Side::new(backend)?))
+            let listener = tokio::net::TcpListener::from_std(backends)?;
+            let backend = Side::accept(&listener).await?;
+            anyhow::Ok((listener, client, backend))
         })?;
-        let mut all = Self { runtime, client, backend, question: question(site, stream, address), _log: log };
+        let question = question(site, stream, address);
+        let mut all = Self { runtime, address, site, listener, backends: vec![backend], client, question, _log: log };
         all.answer(Counting::Off)?;
         Ok(all)
     }
@@ -78,31 +87,29 @@ impl Lockstep {
     /// One question and a stream of so many `tokens`, of which the backend writes `together` at once.
     pub(crate) fn stream(&mut self, tokens: u32, together: u32, counting: Counting) -> anyhow::Result<()> {
         self.client.write(&self.question)?;
-        read(&self.runtime, &mut self.backend, counting, is_whole)?;
+        read(&self.runtime, &mut self.backends[0], counting, is_whole)?;
         let mut bytes = STREAM_HEAD.to_owned();
         for number in 0..tokens {
-            bytes += &chunk(&event(&format!("\"delta\":{{\"content\":\"t{number} \"}}"), "null"));
+            bytes += &token(number);
             if (number + 1) % together == 0 {
-                self.backend.write(bytes.as_bytes())?;
+                self.backends[0].write(bytes.as_bytes())?;
                 let last = format!("\"t{number} \"");
                 let has_come = |read: &[u8]| read.ends_with(b"\n\n\r\n") && has(read, last.as_bytes());
                 read(&self.runtime, &mut self.client, counting, has_come)?;
                 bytes.clear();
             }
         }
-        bytes += &chunk(&event("\"delta\":{}", "\"stop\""));
-        bytes += &chunk("data: [DONE]\n\n");
-        bytes += "0\r\n\r\n";
-        self.backend.write(bytes.as_bytes())?;
+        bytes += &ending();
+        self.backends[0].write(bytes.as_bytes())?;
         let has_ended = |read: &[u8]| read.ends_with(b"\r\n0\r\n\r\n") && has(read, b"[DONE]");
         read(&self.runtime, &mut self.client, counting, has_ended)
     }
 
     fn answer(&mut self, counting: Counting) -> anyhow::Result<()> {
-        read(&self.runtime, &mut self.backend, counting, is_whole)?;
+        read(&self.runtime, &mut self.backends[0], counting, is_whole)?;
         let head = "HTTP/1.1 200 OK\r\ndate: Mon, 23 Nov 2026 00:00:00 GMT\r\ncontent-type: application/json\r\n";
         let answer = format!("{head}content-length: {}\r\n\r\n{ANSWER}", ANSWER.len());
-        self.backend.write(answer.as_bytes())?;
+        self.backends[0].write(answer.as_bytes())?;
         let is_it = |read: &[u8]| is_whole(read) && read.ends_with(ANSWER.as_bytes());
         read(&self.runtime, &mut self.client, counting, is_it)
     }
@@ -111,13 +118,21 @@ impl Lockstep {
 // === impl Side ===
 
 impl Side {
+    pub(crate) async fn connect(address: SocketAddr) -> io::Result<Self> {
+        Self::new(TcpStream::connect(address).await?)
+    }
+
+    pub(crate) async fn accept(listener: &tokio::net::TcpListener) -> io::Result<Self> {
+        Self::new(listener.accept().await?.0)
+    }
+
     fn new(socket: TcpStream) -> io::Result<Self> {
         socket.set_nodelay(true)?;
         let socket = socket.into_std()?;
         Ok(Self { to_write: socket.try_clone()?, to_read: TcpStream::from_std(socket)? })
     }
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.to_write.write_all(bytes)
     }
 }
@@ -127,7 +142,12 @@ fn listen() -> io::Result<TcpListener> {
 }
 
 /// Lets the gateway run until `side` has read what is `enough`.
-fn read(runtime: &Runtime, side: &mut Side, counting: Counting, enough: impl Fn(&[u8]) -> bool) -> anyhow::Result<()> {
+pub(crate) fn read(
+    runtime: &Runtime,
+    side: &mut Side,
+    counting: Counting,
+    enough: impl Fn(&[u8]) -> bool,
+) -> anyhow::Result<()> {
     let mut read = Vec::with_capacity(64 * 1024);
     while !enough(&read) {
         let mut ready = Ok(());
@@ -148,11 +168,7 @@ fn read(runtime: &Runtime, side: &mut Side, counting: Counting, enough: impl Fn(
 
 /// A chat as an SDK sends it.
 fn question(site: Site, stream: bool, address: SocketAddr) -> Vec<u8> {
-    let (model, key) = (site.model(), site.key());
-    let text = "Why do two sockets and a parser cost more than one would think? ".repeat(3);
-    let body = format!(
-        r#"{{"messages":[{{"role":"system","content":"You are brief."}},{{"role":"user","content":"{text}"}}],"model":"{model}","stream":{stream},"temperature":0.2}}"#
-    );
+    let (body, key) = (question_body(site, stream), site.key());
     let head = format!(
         "POST /v1/chat/completions HTTP/1.1\r\nhost: {address}\r\naccept-encoding: identity\r\naccept: application/json\r\n\
          content-type: application/json\r\nuser-agent: OpenAI/Python 1.99.0\r\nx-stainless-lang: python\r\n\
@@ -160,6 +176,26 @@ fn question(site: Site, stream: bool, address: SocketAddr) -> Vec<u8> {
         body.len()
     );
     [head, body].concat().into_bytes()
+}
+
+/// The body of one.
+pub(crate) fn question_body(site: Site, stream: bool) -> String {
+    let model = site.model();
+    let text = "Why do two sockets and a parser cost more than one would think? ".repeat(3);
+    format!(
+        r#"{{"messages":[{{"role":"system","content":"You are brief."}},{{"role":"user","content":"{text}"}}],"model":"{model}","stream":{stream},"temperature":0.2}}"#
+    )
+}
+
+/// The event of a token, in a chunk of its own.
+pub(crate) fn token(number: u32) -> String {
+    chunk(&event(&format!("\"delta\":{{\"content\":\"t{number} \"}}"), "null"))
+}
+
+/// What follows the last token of a stream, to the end of its body.
+pub(crate) fn ending() -> String {
+    let stop = chunk(&event("\"delta\":{}", "\"stop\""));
+    [&stop, &chunk("data: [DONE]\n\n"), "0\r\n\r\n"].concat()
 }
 
 /// One event as vLLM writes it.
@@ -175,7 +211,7 @@ fn chunk(text: &str) -> String {
 }
 
 /// Is a message of HTTP with a length all here?
-fn is_whole(message: &[u8]) -> bool {
+pub(crate) fn is_whole(message: &[u8]) -> bool {
     let Some(end) = memchr::memmem::find(message, b"\r\n\r\n") else { return false };
     let head = String::from_utf8_lossy(&message[..end]).to_ascii_lowercase();
     let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());

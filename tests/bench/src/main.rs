@@ -9,6 +9,7 @@ mod lockstep;
 mod record;
 mod rows;
 mod site;
+mod websocket;
 
 use std::io::Write as _;
 use std::path::PathBuf;

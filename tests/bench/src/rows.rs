@@ -14,6 +14,7 @@ use tokio::runtime::Builder;
 use crate::counted::{WARMED_UP, count_instructions_of, repeated};
 use crate::lockstep::{Counting, Lockstep};
 use crate::site::{LARGE, SMALL, Site, nth_model, nth_secret};
+use crate::websocket::WebSocket;
 
 /// A row of the record.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +24,7 @@ pub(crate) struct Row {
     run: fn() -> anyhow::Result<u64>,
 }
 
-pub(crate) const ROWS: [Row; 16] = [
+pub(crate) const ROWS: [Row; 18] = [
     Row { name: "sse-watch", run: || watch("") },
     Row { name: "sse-watch-usage", run: || watch(r#","usage":null"#) },
     Row { name: "call-1k", run: || call(1024) },
@@ -40,6 +41,8 @@ pub(crate) const ROWS: [Row; 16] = [
     Row { name: TOKEN, run: || stream(1) },
     Row { name: BURST, run: || stream(10) },
     Row { name: "stream-of-one", run: short_stream },
+    Row { name: "token-ws", run: || websocket(1) },
+    Row { name: "token-ws-burst", run: || websocket(10) },
 ];
 
 pub(crate) const REQUEST: &str = "request";
@@ -58,6 +61,9 @@ const EVENT_MOST: usize = 8 * 1024 * 1024;
 const LOOK_UPS: u32 = 1000;
 const REQUESTS: u64 = 100;
 const STREAMS: u64 = 4;
+/// Streams at once on one WebSocket, and how long each is.
+const WS_STREAMS: u32 = 16;
+const WS_TOKENS: u32 = 100;
 
 /// Runs a row; see [`Row`].
 pub(crate) fn run(name: &str) -> anyhow::Result<u64> {
@@ -163,6 +169,17 @@ fn streams(tokens: u32, together: u32) -> anyhow::Result<u64> {
         }
     }
     Ok(STREAMS)
+}
+
+/// Streams on one WebSocket, from socket to socket, with their frames and records, of each of which the backend writes so
+/// many tokens at once.
+fn websocket(together: u32) -> anyhow::Result<u64> {
+    let mut lockstep = Lockstep::begin(SMALL, true)?;
+    let mut socket = WebSocket::open(&mut lockstep)?;
+    for counting in [Counting::Off, Counting::On] {
+        socket.streams(WS_STREAMS, WS_TOKENS, together, counting)?;
+    }
+    Ok(u64::from(WS_STREAMS) * u64::from(WS_TOKENS))
 }
 
 /// Looks all over a table.
