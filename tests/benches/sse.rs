@@ -41,7 +41,7 @@ fn relay(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             bencher.iter_batched(
                 parts,
-                |(mut splitter, mut watch, bytes)| splitter.scan(bytes, &mut |block| watch.event(&block)),
+                |(mut splitter, mut watch, bytes)| splitter.scan_for(bytes, &mut watch),
                 BatchSize::SmallInput,
             );
         });

@@ -65,7 +65,7 @@ fn feed_stream(bytes: &[u8], size: usize) -> Ending {
     let call = Call::parse(Op::ChatCompletions, body).unwrap();
     let (mut splitter, mut watch) = (Splitter::new(1024), Watch::new(&call, true));
     for piece in bytes.chunks(size) {
-        if splitter.scan(Bytes::copy_from_slice(piece), &mut |block| watch.event(&block)).is_err() {
+        if splitter.scan_for(Bytes::copy_from_slice(piece), &mut watch).is_err() {
             break;
         }
     }

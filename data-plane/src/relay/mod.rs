@@ -227,8 +227,7 @@ impl Relay {
     /// Cuts what came into events and watches them.
     fn take_in(&mut self, data: Bytes) -> Result<Bytes, Refusal> {
         let before = self.watch.events();
-        let watch = &mut self.watch;
-        let events = match self.splitter.scan(data, &mut |block| watch.event(&block)) {
+        let events = match self.splitter.scan_for(data, &mut self.watch) {
             Ok(events) => events,
             Err(too_long) => return self.too_long(too_long),
         };

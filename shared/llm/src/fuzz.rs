@@ -4,7 +4,9 @@ use bytes::Bytes;
 use ntonix_fuzz::fuzz;
 use serde_json::Value;
 
-use crate::{BackendError, Block, Call, Decoder, Ending, Event, Keep, Op, Splitter, Usage, Watch, openai, reply};
+use crate::{
+    BackendError, Block, Call, Decoder, Ending, Event, Keep, Op, Splitter, TooLong, Usage, Watch, openai, reply,
+};
 
 const STREAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/corpus/stream");
 const ERROR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/corpus/error");
@@ -22,15 +24,33 @@ struct Relayed {
     usage: Option<Usage>,
     finish_reason: Option<String>,
     events: u64,
+    tokens: u64,
     is_too_long: bool,
 }
 
 fn relay(stream: &[u8], size: usize, body: &'static str, strips_usage: bool) -> Relayed {
+    relay_by(stream, size, body, strips_usage, |splitter, watch, piece| splitter.scan_for(piece, watch))
+}
+
+/// The same without knowing any event again.
+fn relay_one_by_one(stream: &[u8], size: usize, body: &'static str, strips_usage: bool) -> Relayed {
+    relay_by(stream, size, body, strips_usage, |splitter, watch, piece| {
+        splitter.scan(piece, &mut |block: Block<'_>| watch.event(&block))
+    })
+}
+
+fn relay_by(
+    stream: &[u8],
+    size: usize,
+    body: &'static str,
+    strips_usage: bool,
+    scan: impl Fn(&mut Splitter, &mut Watch, Bytes) -> Result<Bytes, TooLong>,
+) -> Relayed {
     let call = Call::parse(Op::ChatCompletions, Bytes::from_static(body.as_bytes())).unwrap();
     let (mut splitter, mut watch) = (Splitter::new(LIMIT), Watch::new(&call, strips_usage));
     let (mut forwarded, mut is_too_long) = (Vec::new(), false);
     for piece in stream.chunks(size) {
-        match splitter.scan(Bytes::copy_from_slice(piece), &mut |block: Block<'_>| watch.event(&block)) {
+        match scan(&mut splitter, &mut watch, Bytes::copy_from_slice(piece)) {
             Ok(bytes) => forwarded.extend(bytes),
             Err(too_long) => {
                 forwarded.extend(too_long.before);
@@ -40,8 +60,8 @@ fn relay(stream: &[u8], size: usize, body: &'static str, strips_usage: bool) -> 
         assert!(splitter.pending() <= LIMIT, "it holds {} bytes", splitter.pending());
     }
     let finish_reason = watch.finish_reason().map(str::to_owned);
-    let (ending, usage, events) = (watch.ending(), watch.usage(), watch.events());
-    Relayed { forwarded, ending, usage, finish_reason, events, is_too_long }
+    let (ending, usage, events, tokens) = (watch.ending(), watch.usage(), watch.events(), watch.tokens());
+    Relayed { forwarded, ending, usage, finish_reason, events, tokens, is_too_long }
 }
 
 fn decode(stream: &[u8], size: usize) -> (Vec<Event>, bool) {
@@ -85,6 +105,11 @@ fn fuzz_chunk_parsing_and_usage_reading() {
             let whole = relay(stream, usize::MAX, body, strips_usage);
             for size in PIECES {
                 assert_eq!(relay(stream, size, body, strips_usage), whole, "in pieces of {size}");
+                assert_eq!(
+                    relay_one_by_one(stream, size, body, strips_usage),
+                    whole,
+                    "one by one, in pieces of {size}"
+                );
             }
             let counted = whole.usage.unwrap_or_default();
             assert!(counted.prompt_tokens.max(counted.completion_tokens) <= 1_000_000_000);

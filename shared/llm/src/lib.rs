@@ -20,5 +20,5 @@ mod fuzz;
 
 pub use crate::call::{Call, CallFault, Op};
 pub use crate::reply::{BackendError, Usage};
-pub use crate::sse::{Block, Decoder, Event, Keep, Splitter, TooLong};
+pub use crate::sse::{Block, Decoder, Event, Keep, Splitter, TooLong, Visit};
 pub use crate::watch::{Ending, Watch};

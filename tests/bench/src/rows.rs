@@ -86,7 +86,7 @@ fn watch(usage: &str) -> anyhow::Result<u64> {
     let mut seen = 0;
     for counted in [false, true] {
         let (mut splitter, mut watch) = (Splitter::new(EVENT_MOST), Watch::new(&call, true));
-        let mut scan = || drop(black_box(splitter.scan(bytes.clone(), &mut |block| watch.event(&block))));
+        let mut scan = || drop(black_box(splitter.scan_for(bytes.clone(), &mut watch)));
         if counted {
             count_instructions_of(&mut scan)
         } else {

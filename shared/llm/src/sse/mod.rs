@@ -5,6 +5,7 @@
 
 mod block;
 mod decoder;
+mod mould;
 mod splitter;
 #[cfg(test)]
 mod tests;
@@ -13,7 +14,8 @@ use bytes::Bytes;
 
 pub use self::block::{Block, Keep};
 pub use self::decoder::{Decoder, Event};
-pub use self::splitter::Splitter;
+pub use self::mould::{Casting, Mould};
+pub use self::splitter::{Skimmed, Splitter, Visit};
 
 const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
 

@@ -21,6 +21,30 @@ pub struct Splitter {
     stopped: bool,
 }
 
+/// Looks at the events of a stream as they are cut.
+pub trait Visit {
+    /// Says what to do with an event.
+    fn visit(&mut self, block: Block<'_>) -> Keep;
+
+    /// Do `bytes` begin with a whole event that need not be cut out to be seen through? It has been visited then. It ends
+    /// in LF, with its closing blank line.
+    fn skim(&mut self, _bytes: &[u8]) -> Option<Skimmed> {
+        None
+    }
+}
+
+/// An event that was seen through as it stood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skimmed {
+    /// Its length in bytes.
+    pub length: usize,
+    /// What of it is not sent on; empty: nothing is left out.
+    pub without: Range<usize>,
+}
+
+/// A visitor that is a closure.
+struct Each<'a, F>(&'a mut F);
+
 /// The last chunk may have ended between the CR and the LF of a closing blank line.
 #[derive(Debug, Clone, Copy)]
 enum AfterCr {
@@ -61,6 +85,14 @@ impl Splitter {
     /// [`TooLong`] when an event passes the limit; it carries what is to be forwarded before that event. Later calls
     /// return nothing.
     pub fn scan(&mut self, chunk: Bytes, visit: &mut impl FnMut(Block<'_>) -> Keep) -> Result<Bytes, TooLong> {
+        self.scan_for(chunk, &mut Each(visit))
+    }
+
+    /// The same for a visitor that may skim.
+    ///
+    /// # Errors
+    /// See [`scan`](Self::scan).
+    pub fn scan_for(&mut self, chunk: Bytes, visitor: &mut impl Visit) -> Result<Bytes, TooLong> {
         if self.stopped {
             return Ok(Bytes::new());
         }
@@ -69,6 +101,13 @@ impl Splitter {
         at += self.skip_lf(&chunk, at, &mut output);
         while at < chunk.len() && !self.stopped {
             let rest = &chunk[at..];
+            if self.tail.is_empty()
+                && let Some(skimmed) = visitor.skim(&rest[..rest.len().min(self.limit)])
+            {
+                output.push_skimmed(&chunk, at, &skimmed);
+                at += skimmed.length;
+                continue;
+            }
             at += match self.unit(rest) {
                 Unit::Skip(length) => {
                     self.tail.clear();
@@ -76,7 +115,7 @@ impl Splitter {
                     length
                 }
                 Unit::Event { blank } if self.tail.len() + blank.start <= self.limit => {
-                    self.deliver(&chunk, at, &blank, &mut output, visit);
+                    self.deliver(&chunk, at, &blank, &mut output, visitor);
                     blank.end
                 }
                 Unit::Unfinished if self.tail.len() + rest.len() <= self.limit || self.in_comment(rest) => {
@@ -154,16 +193,16 @@ impl Splitter {
         at: usize,
         blank: &Range<usize>,
         output: &mut Output,
-        visit: &mut impl FnMut(Block<'_>) -> Keep,
+        visitor: &mut impl Visit,
     ) {
         let (blank, end) = (at + blank.start, at + blank.end);
         // Taken, not cleared: a stream that had one big event must not keep its memory.
         let mut head = std::mem::take(&mut self.tail);
         let keep = if head.is_empty() {
-            visit(Block::new(&chunk[at..blank]))
+            visitor.visit(Block::new(&chunk[at..blank]))
         } else {
             head.extend_from_slice(&chunk[at..blank]);
-            visit(Block::new(&head))
+            visitor.visit(Block::new(&head))
         };
         let mut lf = AfterCr::DropLf;
         match keep {
@@ -187,6 +226,14 @@ impl Splitter {
         if is_last && unit.last() == Some(&b'\r') {
             self.after_cr = lf;
         }
+    }
+}
+
+// === impl Each ===
+
+impl<F: FnMut(Block<'_>) -> Keep> Visit for Each<'_, F> {
+    fn visit(&mut self, block: Block<'_>) -> Keep {
+        (self.0)(block)
     }
 }
 
@@ -229,6 +276,14 @@ impl Output {
             self.flush(chunk);
             self.run = run;
         }
+    }
+
+    fn push_skimmed(&mut self, chunk: &[u8], at: usize, Skimmed { length, without }: &Skimmed) {
+        if without.is_empty() {
+            return self.push_run(chunk, at..at + length);
+        }
+        self.push_run(chunk, at..at + without.start);
+        self.push_run(chunk, at + without.end..at + length);
     }
 
     fn push_bytes(&mut self, chunk: &[u8], bytes: &[u8]) {

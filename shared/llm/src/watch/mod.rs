@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use crate::call::Call;
 use crate::openai;
 use crate::reply::{BackendError, Usage, backend_error, usage_from_value};
-use crate::sse::{Block, Keep};
+use crate::sse::{Block, Keep, Mould, Skimmed, Visit};
 
 /// Choices of one stream whose ends are tracked; a backend that invents more indexes is not given more memory.
 const CHOICES_MAX: usize = 4_096;
@@ -36,7 +36,11 @@ pub enum Ending {
     Failed(BackendError),
 }
 
-/// Follows one stream; for most events it does no more than look for three byte strings.
+/// Where vLLM puts it, the last brace can only be the chunk's own.
+const USAGE_NULL: &[u8] = br#","usage":null}"#;
+
+/// Follows one stream; for most events it does no more than see that they are like the last one, or look for three byte
+/// strings.
 #[derive(Debug)]
 pub struct Watch {
     choices: Choices,
@@ -47,6 +51,10 @@ pub struct Watch {
     done: bool,
     events: u64,
     tokens: u64,
+    /// A token, none of whose members ends anything: what is like it is one, too.
+    mould: Mould,
+    /// What is left out of those that are like it: bytes before the last brace.
+    stripped: usize,
 }
 
 /// Which choices are finished.
@@ -86,6 +94,8 @@ impl Watch {
             done: false,
             events: 0,
             tokens: 0,
+            mould: Mould::default(),
+            stripped: 0,
         }
     }
 
@@ -120,14 +130,18 @@ impl Watch {
         if signs.finish_reason || signs.usage || self.choices.are_many() || self.tokens == 0 {
             return self.look_inside(block, &data);
         }
-        if signs.usage_null && self.strip_usage {
-            // Where vLLM puts it, the last brace can only be the chunk's own: no need to parse every token.
-            let Some(start) = data.strip_suffix(br#","usage":null}"#) else { return self.look_inside(block, &data) };
-            self.token();
-            return Keep::Replace(with_data(block, start, b"}"));
-        }
+        let is_stripped = signs.usage_null && self.strip_usage;
+        let keep = if is_stripped {
+            // No need to parse every token.
+            let Some(start) = data.strip_suffix(USAGE_NULL) else { return self.look_inside(block, &data) };
+            Keep::Replace(with_data(block, start, b"}"))
+        } else {
+            Keep::Forward
+        };
         self.token();
-        Keep::Forward
+        self.mould.cast(block);
+        self.stripped = if is_stripped { USAGE_NULL.len() - 1 } else { 0 };
+        keep
     }
 
     /// How the stream ended, asked after its last event.
@@ -209,6 +223,22 @@ impl Watch {
             Some(usage) if self.strip_usage => Keep::Replace(without_member(block, data, usage)),
             Some(_) | None => Keep::Forward,
         }
+    }
+}
+
+impl Visit for Watch {
+    fn visit(&mut self, block: Block<'_>) -> Keep {
+        self.event(&block)
+    }
+
+    fn skim(&mut self, bytes: &[u8]) -> Option<Skimmed> {
+        if self.done || self.error.is_some() {
+            return None;
+        }
+        let casting = self.mould.fits(bytes)?;
+        self.token();
+        let brace = casting.payload.end - 1;
+        Some(Skimmed { length: casting.length, without: brace - self.stripped..brace })
     }
 }
 

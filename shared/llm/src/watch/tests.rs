@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::call::Op;
-use crate::sse::Splitter;
+use crate::sse::{Splitter, TooLong};
 
 const TOKEN: &str = r#"{"id":"c","choices":[{"index":0,"delta":{"content":"x"},"finish_reason":null}]}"#;
 const STOP: &str = r#"{"id":"c","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#;
@@ -35,8 +35,7 @@ fn send(watch: &mut Watch, payloads: &[&str]) -> String {
 }
 
 fn send_raw(watch: &mut Watch, stream: &str) -> String {
-    let forwarded =
-        Splitter::new(100_000).scan(Bytes::copy_from_slice(stream.as_bytes()), &mut |block| watch.event(&block));
+    let forwarded = Splitter::new(100_000).scan_for(Bytes::copy_from_slice(stream.as_bytes()), watch);
     String::from_utf8(forwarded.unwrap().to_vec()).unwrap()
 }
 
@@ -368,4 +367,73 @@ fn tokens_of_several_choices_are_counted_each() {
     let mut watch = watch_n(2);
     send(&mut watch, &[both, both]);
     assert_eq!(watch.tokens(), 4);
+}
+
+// --- known events
+
+/// What a watch says of a stream that comes in two pieces.
+fn watched(stripping: bool, stream: &str, cut: usize, scan: Scan) -> (Vec<u8>, Ending, Option<Usage>, u64, u64) {
+    let mut watch = if stripping { stripping_watch() } else { watch() };
+    let (mut splitter, mut forwarded) = (Splitter::new(100_000), Vec::new());
+    for piece in [&stream[..cut], &stream[cut..]] {
+        forwarded.extend(scan(&mut splitter, &mut watch, Bytes::copy_from_slice(piece.as_bytes())).unwrap());
+    }
+    (forwarded, watch.ending(), watch.usage(), watch.tokens(), watch.events())
+}
+
+type Scan = fn(&mut Splitter, &mut Watch, Bytes) -> Result<Bytes, TooLong>;
+
+#[test]
+fn a_walk_through_streams_says_the_same_of_events_that_are_known_and_of_those_that_are_not() {
+    const FORMS: [&str; 7] = [
+        r#"{"choices":[{"index":0,"delta":{"content":"TEXT"},"finish_reason":null}]}"#,
+        r#"{"choices":[{"index":0,"delta":{"content":"TEXT"},"finish_reason":null}],"usage":null}"#,
+        r#"{"choices":[{"index":0,"text":"TEXT","logprobs":{"usage":["content","x"]}}]}"#,
+        r#"{"object":"TEXT","content":"TEXT","choices":[{"index":0,"delta":{"reasoning_content":"TEXT"}}]}"#,
+        r#"{"choices":[{"index":0,"delta":{"content":"TEXT"},"finish_reason":"stop"}]}"#,
+        r#"{"error":{"message":"TEXT","text":"TEXT"}}"#,
+        "[DONE]TEXT",
+    ];
+    const TEXTS: [&str; 9] =
+        ["", "a", "error", "usage", "finish_reason", "[DONE]", r"a\n", r#"\",\"usage\":null}"#, "\u{e4} and more"];
+    const ENDS: [&str; 6] = ["\n\n", "\n\n", "\n\n", "\r\n\r\n", "\r\r", "\n\r\n"];
+    ntonix_fuzz::walks(|rng| {
+        let most = if rng.bool() { 4 } else { FORMS.len() };
+        let mut stream = String::new();
+        for _ in 0..rng.usize(1..12) {
+            let form = FORMS[rng.usize(0..most)];
+            for _ in 0..rng.usize(1..4) {
+                let text = rng.choice(&TEXTS).unwrap();
+                stream += &format!("data: {}{}", form.replace("TEXT", text), rng.choice(&ENDS).unwrap());
+            }
+        }
+        let mut cut = rng.usize(0..=stream.len());
+        cut = (cut..=stream.len()).find(|at| stream.is_char_boundary(*at)).unwrap();
+        let stripping = rng.bool();
+        let known = watched(stripping, &stream, cut, |splitter, watch, piece| splitter.scan_for(piece, watch));
+        let one_by_one = watched(stripping, &stream, cut, |splitter, watch, piece| {
+            splitter.scan(piece, &mut |block| watch.event(&block))
+        });
+        assert_eq!(known, one_by_one, "of {stream:?}, cut at {cut}");
+    });
+}
+
+#[test]
+fn tokens_that_are_like_one_before_are_known_with_and_without_a_usage_that_is_null() {
+    let token = |usage: &str| format!("data: {}{usage}}}\n\n", &TOKEN[..TOKEN.len() - 1]);
+    for (mut watch, usage, kept) in [
+        (watch(), r#","usage":null"#, r#","usage":null"#),
+        (stripping_watch(), r#","usage":null"#, ""),
+        (stripping_watch(), "", ""),
+    ] {
+        send_raw(&mut watch, &token(usage).repeat(2));
+        let event = token(usage).replace("\"x\"", "\"yz\"");
+        let Skimmed { length, without } = watch.skim(event.as_bytes()).unwrap();
+        assert_eq!(length, event.len());
+        let rest = [&event[..without.start], &event[without.end..]].concat();
+        assert_eq!(rest, token(kept).replace("\"x\"", "\"yz\""));
+        assert_eq!(watch.tokens(), 3);
+        send(&mut watch, &[STOP, "[DONE]"]);
+        assert_eq!(watch.skim(event.as_bytes()), None, "nothing comes after the end");
+    }
 }
