@@ -189,20 +189,20 @@ pub(crate) fn question_body(site: Site, stream: bool) -> String {
 
 /// The event of a token, in a chunk of its own.
 pub(crate) fn token(number: u32) -> String {
-    chunk(&event(&format!("\"delta\":{{\"content\":\"t{number} \"}}"), "null"))
+    chunk(&event(&format!("\"delta\":{{\"content\":\"t{number} \"}}"), "null", ""))
 }
 
 /// What follows the last token of a stream, to the end of its body.
 pub(crate) fn ending() -> String {
-    let stop = chunk(&event("\"delta\":{}", "\"stop\""));
+    let stop = chunk(&event("\"delta\":{}", "\"stop\"", ""));
     [&stop, &chunk("data: [DONE]\n\n"), "0\r\n\r\n"].concat()
 }
 
-/// One event as vLLM writes it.
-fn event(delta: &str, finish_reason: &str) -> String {
+/// One event as vLLM writes it, with further members of the chunk.
+pub(crate) fn event(delta: &str, finish_reason: &str, more: &str) -> String {
     format!(
         "data: {{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"m\",\
-         \"choices\":[{{\"index\":0,{delta},\"logprobs\":null,\"finish_reason\":{finish_reason}}}]}}\n\n"
+         \"choices\":[{{\"index\":0,{delta},\"logprobs\":null,\"finish_reason\":{finish_reason}}}]{more}}}\n\n"
     )
 }
 

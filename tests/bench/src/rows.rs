@@ -12,7 +12,7 @@ use ntonix_llm::watch::Watch;
 use tokio::runtime::Builder;
 
 use crate::counted::{WARMED_UP, count_instructions_of, repeated};
-use crate::lockstep::{Counting, Lockstep};
+use crate::lockstep::{Counting, Lockstep, event};
 use crate::site::{LARGE, SMALL, Site, nth_model, nth_secret};
 use crate::websocket::WebSocket;
 
@@ -74,13 +74,7 @@ pub(crate) fn run(name: &str) -> anyhow::Result<u64> {
 
 /// The relay's own work: cutting what came into events and watching them.
 fn watch(usage: &str) -> anyhow::Result<u64> {
-    let event = |token: u64| {
-        format!(
-            "data: {{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"m\",\
-             \"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"token {token}\"}},\"logprobs\":null,\
-             \"finish_reason\":null}}]{usage}}}\n\n"
-        )
-    };
+    let event = |token: u64| event(&format!("\"delta\":{{\"content\":\"token {token}\"}}"), "null", usage);
     let bytes = Bytes::from((0..EVENTS).map(event).collect::<String>());
     let call = Call::parse(Op::ChatCompletions, chat("m", 10)).ok().context("a call")?;
     let mut seen = 0;
@@ -200,7 +194,8 @@ fn steps(site: Site) -> anyhow::Result<Steps> {
 }
 
 fn chat(model: &str, prompt: usize) -> Bytes {
-    let text = "a line of the prompt, with \\\"quotes\\\"\\n".repeat(prompt / 38);
+    const LINE: &str = "a line of the prompt, with \\\"quotes\\\"\\n";
+    let text = LINE.repeat(prompt / LINE.len());
     format!(r#"{{"messages":[{{"role":"user","content":"{text}"}}],"stream":true,"model":"{model}"}}"#).into()
 }
 

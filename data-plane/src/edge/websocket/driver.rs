@@ -12,7 +12,10 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::HeaderMap;
 use ntonix_llm::call::{Call, Op};
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{Instant, Interval, MissedTickBehavior, interval},
+};
 use tokio_tungstenite::tungstenite::Message;
 use tower::ServiceExt as _;
 
@@ -93,14 +96,14 @@ impl Driver {
         let drain = edge.drain.clone();
         let mut draining = std::pin::pin!(drain.draining().fuse());
         let mut stopping = std::pin::pin!(drain.stopping().fuse());
-        let mut greeted = self.socket.say(greeting);
+        let mut greeted = self.socket.say(&greeting);
         let farewell = poll_fn(|cx| {
             if let ControlFlow::Break(farewell) = std::mem::replace(&mut greeted, Flow::Continue(())) {
                 return Poll::Ready(farewell);
             }
             if draining.as_mut().poll(cx).is_ready() {
                 let goaway = self.session.drain();
-                greeted = self.socket.say(goaway);
+                greeted = self.socket.say(&goaway);
             }
             if stopping.as_mut().poll(cx).is_ready() {
                 self.peer.stopping.begin();
@@ -167,13 +170,13 @@ impl Driver {
 
     fn act(&mut self, text: &str) -> Flow {
         match self.session.take(text) {
-            Action::Say(frame) => self.socket.say(frame),
+            Action::Say(frame) => self.socket.say(&frame),
             Action::Create { id, op, body } => self.create(id, op, body),
             Action::Cancel(id, last) => {
                 // Dropping it is the cancel: the backend's connection is cut.
                 self.lanes.remove(&id);
                 self.rest();
-                self.socket.say(last)
+                self.socket.say(&last)
             }
             Action::Wake(Some(id)) => {
                 self.lanes.wake(&id);
@@ -232,13 +235,8 @@ impl Driver {
 
     /// Serves streams in turn until none has anything or a round is full.
     fn serve_streams(&mut self, cx: &mut Context<'_>) -> Flow {
-        while !self.socket.is_full() {
-            let Self { lanes, session, socket, .. } = self;
-            let polled = lanes.poll_next(cx, |id, stream, cx| poll_turn(session, socket, id, stream, cx));
-            let Poll::Ready((id, turn)) = polled else { break };
-            if let Some(turn) = turn? {
-                self.serve(&id, turn)?;
-            }
+        while let Some((id, turn)) = next_turn(&mut self.lanes, &mut self.session, &mut self.socket, cx)? {
+            self.serve(&id, turn)?;
         }
         Flow::Continue(())
     }
@@ -249,7 +247,7 @@ impl Driver {
                 let Some(request_id) = self.lanes.get(id).map(|stream| Arc::clone(stream.request_id())) else {
                     return Flow::Continue(());
                 };
-                self.socket.say(super::frames::open(id, &request_id, status.as_u16()))
+                self.socket.say(&super::frames::open(id, &request_id, status.as_u16()))
             }
             // What follows is the error.
             Turn::Open(_) => Flow::Continue(()),
@@ -257,7 +255,7 @@ impl Driver {
                 self.lanes.remove(id);
                 let last = self.session.done(id, usage);
                 self.rest();
-                last.map_or(Flow::Continue(()), |frame| self.socket.say(frame))
+                last.map_or(Flow::Continue(()), |frame| self.socket.say(&frame))
             }
             Turn::Failed(refusal) => {
                 let stream = self.lanes.remove(id);
@@ -271,7 +269,7 @@ impl Driver {
     fn fail(&mut self, id: &str, refusal: &Refusal, request_id: &Arc<str>) -> Flow {
         let Some(seq) = self.session.fail(id) else { return Flow::Continue(()) };
         self.rest();
-        self.socket.say(respond::frame(refusal, id, seq, request_id))
+        self.socket.say(&respond::frame(refusal, id, seq, request_id))
     }
 
     /// The gateway goes away now: each stream hears of it.
@@ -330,18 +328,37 @@ impl Driver {
     }
 }
 
+/// Lets streams have their turns, up to one that has something other than events to say, or until none has anything or
+/// the round is full: `None`.
+fn next_turn<I: AsyncRead + AsyncWrite + Unpin>(
+    lanes: &mut Lanes<Stream>,
+    session: &mut Session,
+    socket: &mut Socket<I>,
+    cx: &mut Context<'_>,
+) -> Flow<Option<(Arc<str>, Turn)>> {
+    while !socket.is_full() {
+        let polled = lanes.poll_next(cx, |id, stream, cx| poll_turn(session, socket, id, stream, cx));
+        let Poll::Ready((id, turn)) = polled else { break };
+        if let Some(turn) = turn? {
+            return Flow::Continue(Some((id, turn)));
+        }
+    }
+    Flow::Continue(None)
+}
+
 /// One turn of a stream: its events, as long as it has some and may send them, or anything else that it has. `None`: it
 /// may have more, after the others.
-fn poll_turn(
+fn poll_turn<I: AsyncRead + AsyncWrite + Unpin>(
     session: &mut Session,
-    socket: &mut Socket,
+    socket: &mut Socket<I>,
     id: &str,
     stream: &mut Stream,
     cx: &mut Context<'_>,
 ) -> Poll<Flow<Option<Turn>>> {
     let Some(mut sender) = session.sender(id) else { return Poll::Pending };
     let mut sent = 0;
-    while sent < TURN {
+    // It ends with the round, too: the next one in line would have its turn on top.
+    while sent < TURN && !socket.is_full() {
         if let Some(turn) = ready!(stream.poll_look(cx)) {
             return Poll::Ready(Flow::Continue(Some(turn)));
         }
@@ -358,3 +375,7 @@ fn poll_turn(
     }
     Poll::Ready(Flow::Continue(None))
 }
+
+#[cfg(test)]
+#[path = "driver_tests.rs"]
+mod tests;

@@ -1,12 +1,13 @@
 //! `GET /v1/ws`: many streams on one WebSocket, by the subprotocol `ntonix.v1`.
 //!
-//! [`session`] has the rules, [`lanes`] serves the streams in turn, [`driver`] moves what they say, [`socket`] gathers frames. One task for each socket
-//! polls all of its streams, so that the socket's own backpressure holds all of them.
+//! [`session`] has the rules, [`lanes`] serves the streams in turn, [`driver`] moves what they say, [`socket`] gathers
+//! frames. One task for each socket polls all of its streams, so that the socket's own backpressure holds all of them.
 
 mod driver;
 mod events;
 mod frames;
 mod lanes;
+mod outbox;
 mod session;
 mod socket;
 mod stream;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use hyper_util::rt::TokioIo;
 use ntonix_runtime::tasks;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
@@ -62,7 +64,7 @@ impl Edge {
             let _busy = peer.activity.begin();
             match upgraded.await {
                 Ok(io) => {
-                    let socket = Socket::new(io).await;
+                    let socket = Socket::new(TokioIo::new(io)).await;
                     Driver::new(self, Arc::clone(&peer), client, headers, shown, socket).run().await;
                 }
                 Err(error) => tracing::debug!(client.addr = %peer.address, %error, "Upgrade failed"),

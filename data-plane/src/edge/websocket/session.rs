@@ -251,17 +251,17 @@ impl Sender<'_> {
         self.lane.stalled.get_or_insert(now);
     }
 
-    /// The next event of the stream, called `id`, as a frame; its bytes are spent.
-    pub(super) fn delta(&mut self, buffer: &mut BytesMut, id: &str, object: &[u8]) -> Bytes {
-        let frame = frames::delta(buffer, id, self.lane.seq, object);
+    /// Puts the next event of the stream, called `id`, into `out` as a frame; its bytes are spent. Returns how many.
+    pub(super) fn delta(&mut self, out: &mut BytesMut, id: &str, object: &[u8]) -> usize {
+        let bytes = frames::put_delta(out, id, self.lane.seq, object);
         self.lane.seq += 1;
         self.lane.stalled = None;
         if self.flow == Flow::Credit {
-            let spent = i64::try_from(frame.len()).unwrap_or(i64::MAX);
+            let spent = i64::try_from(bytes).unwrap_or(i64::MAX);
             self.lane.window = self.lane.window.saturating_sub(spent);
             *self.window = self.window.saturating_sub(spent);
         }
-        frame
+        bytes
     }
 }
 

@@ -20,8 +20,9 @@ impl Session {
     }
 
     pub(super) fn delta(&mut self, id: &str, object: &str) -> Option<String> {
-        let frame = self.sender(id)?.delta(&mut BytesMut::new(), id, object.as_bytes());
-        Some(String::from_utf8(frame.into()).unwrap())
+        let mut frame = BytesMut::new();
+        let bytes = self.sender(id)?.delta(&mut frame, id, object.as_bytes());
+        Some(String::from_utf8(frame[frame.len() - bytes..].to_vec()).unwrap())
     }
 }
 

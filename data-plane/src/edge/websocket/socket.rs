@@ -8,34 +8,31 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::{Sink as _, Stream as _};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use tokio::{io::AsyncReadExt as _, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite},
+    time::timeout,
+};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
         Error, Message,
         error::CapacityError,
-        protocol::{
-            CloseFrame, Role, WebSocketConfig,
-            frame::{
-                Frame,
-                coding::{CloseCode, Data, OpCode},
-            },
-        },
+        protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
     },
 };
 
-use super::session::{LIMITS, Sender};
+use super::{
+    frames,
+    outbox::Outbox,
+    session::{LIMITS, Sender},
+};
 
 /// So much is written before the socket is flushed and the client's frames are read again.
-const ROUND: usize = 48 * 1024;
-/// Frames are gathered up to this size: a round, with the last turn in it and the heads of its frames, is one write.
-const WRITE_BUFFER: usize = 64 * 1024;
-/// A round may end with one event of the largest size on top.
-const WRITE_BUFFER_MOST: usize = 32 * 1024 * 1024;
+pub(super) const ROUND: usize = 48 * 1024;
 /// Read in steps of this size; there may be thousands of sockets.
 const READ_BUFFER: usize = 8 * 1024;
 /// A client that lets more replies to its own frames lie than this is not read on. Replies are all that it can make us
@@ -49,11 +46,12 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 const SWALLOWED_MOST: usize = 64 * 1024 * 1024;
 const SWALLOW_WITHIN: Duration = Duration::from_secs(1);
 
-/// One socket, and what was written to it and has not left.
-pub(super) struct Socket {
-    inner: WebSocketStream<TokioIo<Upgraded>>,
-    /// Memory for the frames of events.
-    buffer: BytesMut,
+/// One socket, and what was written to it and has not left. Its texts are ours to write; tungstenite reads, and writes
+/// what answers, pings and closes.
+pub(super) struct Socket<I = TokioIo<Upgraded>> {
+    inner: WebSocketStream<Outbox<I>>,
+    /// The client has said its last word: it has its answer, and nothing follows that.
+    is_closing: bool,
     /// Bytes written since the last flush.
     unflushed: usize,
     /// Those of them that answer the client's own frames.
@@ -71,11 +69,11 @@ pub(super) type Flow<T = ()> = ControlFlow<Farewell, T>;
 
 // === impl Socket ===
 
-impl Socket {
+impl<I: AsyncRead + AsyncWrite + Unpin> Socket<I> {
     /// A socket of a connection that was upgraded.
-    pub(super) async fn new(io: Upgraded) -> Self {
-        let inner = WebSocketStream::from_raw_socket(TokioIo::new(io), Role::Server, Some(limits())).await;
-        Self { inner, buffer: BytesMut::new(), unflushed: 0, replies: 0 }
+    pub(super) async fn new(io: I) -> Self {
+        let inner = WebSocketStream::from_raw_socket(Outbox::new(io), Role::Server, Some(limits())).await;
+        Self { inner, is_closing: false, unflushed: 0, replies: 0 }
     }
 
     /// The next frame of the client.
@@ -85,9 +83,11 @@ impl Socket {
             Some(Err(error)) => return Poll::Ready(Flow::Break(Farewell::of(&error))),
             None => return Poll::Ready(Flow::Break(Farewell::gone())),
         };
-        if let Message::Ping(payload) = &message {
+        match &message {
             // tungstenite answers it by itself, with the next flush.
-            self.unflushed += PONG_HEAD + payload.len();
+            Message::Ping(payload) => self.unflushed += PONG_HEAD + payload.len(),
+            Message::Close(_) => self.is_closing = true,
+            _ => {}
         }
         Poll::Ready(Flow::Continue(message))
     }
@@ -104,22 +104,32 @@ impl Socket {
     }
 
     /// Puts a frame into the buffer; the next flush sends it.
-    pub(super) fn say(&mut self, frame: String) -> Flow {
-        self.send(Message::text(frame))
+    pub(super) fn say(&mut self, frame: &str) -> Flow {
+        if self.is_closing {
+            return Flow::Break(Farewell::gone());
+        }
+        frames::put_text(self.inner.get_mut().frames(), frame);
+        self.unflushed += frame.len();
+        Flow::Continue(())
     }
 
-    /// Puts a ping into the buffer.
+    /// Sends a ping, after all that is in the buffer.
     pub(super) fn ping(&mut self) -> Flow {
-        self.send(Message::Ping(Bytes::new()))
+        self.unflushed += 1;
+        match Pin::new(&mut self.inner).start_send(Message::Ping(Bytes::new())) {
+            Ok(()) => Flow::Continue(()),
+            Err(_) => Flow::Break(Farewell::gone()),
+        }
     }
 
     /// Puts the next event of the stream called `id` into the buffer. Returns how many bytes it takes.
     pub(super) fn delta(&mut self, sender: &mut Sender<'_>, id: &str, object: &[u8]) -> Flow<usize> {
-        let frame = sender.delta(&mut self.buffer, id, object);
-        let length = frame.len();
-        // As a frame, not as a text: the object was seen to be JSON, and need not be looked at once more.
-        self.send(Message::Frame(Frame::message(frame, OpCode::Data(Data::Text), true)))?;
-        Flow::Continue(length)
+        if self.is_closing {
+            return Flow::Break(Farewell::gone());
+        }
+        let bytes = sender.delta(self.inner.get_mut().frames(), id, object);
+        self.unflushed += bytes;
+        Flow::Continue(bytes)
     }
 
     /// Bytes written since the last flush.
@@ -163,14 +173,6 @@ impl Socket {
         }
     }
 
-    fn send(&mut self, message: Message) -> Flow {
-        self.unflushed += message.len().max(1);
-        match Pin::new(&mut self.inner).start_send(message) {
-            Ok(()) => Flow::Continue(()),
-            Err(_) => Flow::Break(Farewell::gone()),
-        }
-    }
-
     /// Reads on without looking: a socket that is closed with bytes unread is reset, and the reset may overtake the
     /// close frame that says why.
     async fn swallow(&mut self) {
@@ -211,8 +213,41 @@ impl Farewell {
 fn limits() -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(WRITE_BUFFER)
-        .max_write_buffer_size(WRITE_BUFFER_MOST)
+        .write_buffer_size(0)
         .max_message_size(Some(LIMITS.frame))
         .max_frame_size(Some(LIMITS.frame))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    /// A client's frame without a payload, masked with nothing.
+    fn bare(opcode: u8) -> [u8; 6] {
+        [0x80 | opcode, 0x80, 0, 0, 0, 0]
+    }
+
+    async fn next<I: AsyncRead + AsyncWrite + Unpin>(socket: &mut Socket<I>) -> Flow<Message> {
+        poll_fn(|cx| socket.poll_read(cx)).await
+    }
+
+    #[tokio::test]
+    async fn nothing_follows_the_answer_to_a_close() {
+        const PING: u8 = 9;
+        const CLOSE: u8 = 8;
+        let (near, mut far) = duplex(1024);
+        let mut socket = Socket::new(near).await;
+        assert!(socket.say("{}").is_continue());
+        far.write_all(&[bare(PING), bare(CLOSE)].concat()).await.unwrap();
+        assert!(matches!(next(&mut socket).await, Flow::Continue(Message::Ping(_))));
+        assert!(matches!(next(&mut socket).await, Flow::Continue(Message::Close(_))));
+        assert!(socket.say("{}").is_break(), "the other side has ended");
+        assert!(matches!(next(&mut socket).await, Flow::Break(Farewell { code: 0, .. })));
+        socket.close(Farewell::gone()).await;
+        let mut read = Vec::new();
+        far.read_to_end(&mut read).await.unwrap();
+        assert_eq!(read, b"\x81\x02{}\x8a\x00\x88\x00", "a text, a pong, a close");
+    }
 }

@@ -1,4 +1,5 @@
-//! Log lines as JSON: what tracing-subscriber writes, for a third of the instructions where a line is a plain one.
+//! Log lines as JSON: what tracing-subscriber writes, for less where a line is a plain one. A request and its access line
+//! took 122,900 instructions with its lines, and 97,000 with these.
 //!
 //! A plain line is an event of ours outside of all spans, such as an access line. All others are left to tracing-subscriber.
 
