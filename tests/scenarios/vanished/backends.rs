@@ -122,6 +122,31 @@ fn b3_a_backend_that_vanishes_while_it_thinks_is_missed_before_a_long_first_toke
     });
 }
 
+/// B3 with a prompt that a backend may be too busy to read: this one has read it, so that nothing is on its way whose
+/// acknowledgement would be missed.
+#[test]
+fn b3_a_backend_that_vanishes_with_all_of_a_large_prompt_is_missed_as_soon() {
+    Cable::lay(async |cable| {
+        let (far, near) = (far_mock(cable), MockLlm::start().unwrap());
+        let route = "retries: 1, deadlines: { first_token: 10m }";
+        let worker = worker(&config(&[&far, &near], false, route), STALL).await;
+        far.always(Script::hang());
+        let mut connection = connect(&worker).await;
+        let vanishing = async {
+            far.attempts(1).await;
+            let all = async || unacknowledged().is_some_and(|bytes| bytes == "00000000");
+            eventually("all of it is acknowledged", all).await.unwrap();
+            cable.pull().unwrap();
+        };
+        let large = Ask::chat_with(json!({ "messages": [{ "role": "user", "content": "x".repeat(1 << 20) }] }));
+        let (answer, ()) = tokio::join!(connection.ask(large), vanishing);
+        assert_fine(&answer.unwrap());
+        let record = record(&worker, 0).await;
+        assert!(record["attempts"] == 2 && record["backend"] == "gpu-1", "{record:#}");
+        assert!((SILENT..GIVEN_UP).contains(&took(&record)), "{record:#}");
+    });
+}
+
 /// A worker with a connection to a backend that lies idle and leads nowhere any more, and its client.
 async fn idle_and_lost(cable: &Cable, far: &MockLlm, near: &MockLlm) -> (TestWorker, ntonix_tests::client::Connection) {
     let route = "retries: 1, deadlines: { connect: 300ms, first_token: 10m }";
@@ -154,7 +179,7 @@ fn b2_an_idle_connection_that_leads_nowhere_is_found_before_the_next_request() {
     Cable::lay(async |cable| {
         let (far, near) = (far_mock(cable), MockLlm::start().unwrap());
         let (worker, mut connection) = idle_and_lost(cable, &far, &near).await;
-        eventually("the system gives the connection up", async || !has_connection_to_far()).await.unwrap();
+        eventually("the system gives the connection up", async || unacknowledged().is_none()).await.unwrap();
         assert_fine(&connection.ask(Ask::chat()).await.unwrap());
         let record = record(&worker, 2).await;
         assert!(record["attempts"] == 2 && record["backend"] == "gpu-1", "{record:#}");
@@ -182,11 +207,13 @@ async fn a_backend_that_reads_nothing_of_a_large_request_has_until_the_first_tok
     assert!((Duration::from_secs(3)..SILENT).contains(&took(&record)), "{record:#}");
 }
 
-/// Is there a connection from the near end to the far one, established as far as the system knows?
-fn has_connection_to_far() -> bool {
+/// What of the connection from the near end to the far one is not acknowledged, in bytes as the system writes them; `None`
+/// without one that is established as far as the system knows.
+fn unacknowledged() -> Option<String> {
     let far = format!("{:08X}:", u32::from_ne_bytes(FAR.octets()));
     let table = fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
-    // proc_net_tcp: number, local address, remote address, state; 01 is "established".
-    let connections = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    connections.into_iter().any(|fields| fields.len() > 3 && fields[2].starts_with(&far) && fields[3] == "01")
+    // proc_net_tcp: number, local address, remote address, state, tx_queue:rx_queue; 01 is "established".
+    let mut connections = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let there = connections.find(|fields| fields.len() > 4 && fields[2].starts_with(&far) && fields[3] == "01")?;
+    there[4].split(':').next().map(str::to_owned)
 }

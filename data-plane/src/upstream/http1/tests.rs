@@ -205,6 +205,36 @@ async fn a_busy_backend_may_take_its_time_to_read_a_large_request() {
     };
     let (head, ()) = tokio::join!(connection.ask(&request), backend);
     assert_eq!(head.unwrap().status, http::StatusCode::OK);
+    #[cfg(target_os = "linux")]
+    assert_eq!(patience(&connection), Some(SILENT_AT_MOST), "it is as before afterwards");
+}
+
+/// How long the system lets the other end make no room or acknowledge nothing. However long that is, it asks after 5 s
+/// without a word, twice, and then gives the connection up.
+#[cfg(target_os = "linux")]
+fn patience(connection: &Connection) -> Option<Duration> {
     let socket = socket2::SockRef::from(connection.io.socket());
-    assert_eq!(socket.tcp_user_timeout().unwrap(), Some(SILENT_AT_MOST), "it is as before afterwards");
+    let (idle, every) = (socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_interval().unwrap());
+    assert_eq!((idle, every, socket.tcp_keepalive_retries().unwrap()), (SILENT_AT_MOST / 3, SILENT_AT_MOST / 3, 2));
+    socket.tcp_user_timeout().unwrap()
+}
+
+/// B3: it may have all of a large request, so that only probes can find out that it is gone.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_backend_that_is_silent_is_asked_whether_it_is_there_whatever_it_was_sent() {
+    for (length, while_asked) in [(ROOM_LEAST, Some(SILENT_AT_MOST)), (ROOM_LEAST + 1, None)] {
+        let (mut connection, mut far) = pair().await;
+        end_when_silent(connection.io.socket(), SILENT_AT_MOST).unwrap();
+        let request = post(vec![b'x'; length]);
+        let read = async {
+            answer(&mut far, "").await;
+            far.read_exact(&mut vec![0; length]).await.unwrap();
+        };
+        tokio::select! {
+            _ = connection.ask(&request) => unreachable!("nobody answers"),
+            () = read => {}
+        }
+        assert_eq!(patience(&connection), while_asked, "{length} bytes, and nothing of an answer");
+    }
 }
