@@ -111,6 +111,11 @@ impl Process {
         self.is_deaf.store(true, Ordering::Relaxed);
     }
 
+    /// Somebody reads its stderr again.
+    pub fn read_log_again(&self) {
+        self.is_deaf.store(false, Ordering::Relaxed);
+    }
+
     /// Its resident memory, in KiB.
     ///
     /// # Errors

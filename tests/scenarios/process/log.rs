@@ -3,6 +3,7 @@
 use ntonix_tests::client::{Ask, Connection};
 use ntonix_tests::gateway::Gateway;
 use ntonix_tests::mock_llm::{MockLlm, Script};
+use ntonix_tests::wait::eventually;
 
 use crate::stage::{assert_fine, config};
 
@@ -10,7 +11,7 @@ use crate::stage::{assert_fine, config};
 const REQUESTS: usize = 2_000;
 
 #[tokio::test]
-async fn a_log_that_nobody_reads_loses_lines_counts_them_and_delays_nobody() {
+async fn a_log_that_nobody_reads_loses_lines_counts_them_delays_nobody_and_tells_the_next_reader() {
     let mock = MockLlm::start().unwrap();
     mock.always(Script::answer(1));
     let gateway = Gateway::start(&config(&[&mock], "", "", ""), &["--log-level=trace"]).await.unwrap();
@@ -32,4 +33,15 @@ async fn a_log_that_nobody_reads_loses_lines_counts_them_and_delays_nobody() {
         assert!(connection.transcript(Ask::streamed_chat()).await.unwrap().is_done());
     }
     assert!(gateway.metric(dropped).await.unwrap() > before);
+    gateway.process().read_log_again();
+    eventually("the log says that they were lost", async || told_lost(&gateway.process().log()) > before)
+        .await
+        .unwrap();
+}
+
+/// How many lines the log says that it has lost.
+fn told_lost(log: &str) -> f64 {
+    let told = log.lines().filter(|line| line.contains("\"Log lines were lost\""));
+    let told = told.map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    told.map(|line| line["lost"].as_f64().unwrap()).sum()
 }

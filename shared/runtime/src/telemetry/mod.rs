@@ -1,11 +1,12 @@
 //! What the process tells about itself: log lines on stderr, never in the way of traffic.
 
 mod fields;
+mod gaps;
 mod json;
 mod paused;
 mod room;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 
 use std::{
     fmt,
@@ -24,6 +25,7 @@ use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
 use self::fields::PlainFields;
+use self::gaps::Gaps;
 use self::json::JsonLines;
 use self::paused::Paused;
 use crate::stamp::{self, Digits};
@@ -82,11 +84,14 @@ pub fn dropped_lines() -> u64 {
 /// When the level is none, or the process logs already.
 pub fn init(format: LogFormat, level: &str) -> Result<TelemetryGuard, TelemetryFault> {
     let filter = EnvFilter::try_new(level)?;
+    // A filter that may let any level pass has no hint.
+    let warns = filter.max_level_hint().is_none_or(|most| most >= LevelFilter::WARN);
+    let gaps = Gaps::new(dropped_lines, warns.then_some(format));
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(LINES_MAX)
         .thread_name("log")
-        .finish(Paused::new(io::stderr(), &REFUSED));
+        .finish(Paused::new(io::stderr(), &REFUSED, gaps));
     let dropped = writer.error_counter();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match format {

@@ -6,6 +6,7 @@ use std::{
     thread,
 };
 
+use super::gaps::Gaps;
 use crate::lines::{PAUSE, WRITE_AT};
 
 /// What is written with one call at most: a pipe takes so much whole or not at all (`PIPE_BUF` of Linux), so that lines of two
@@ -21,13 +22,16 @@ pub(super) struct Paused<W> {
     is_torn: bool,
     /// Lines that were not taken: nobody waits for whoever reads them.
     lost: &'static AtomicU64,
+    /// Since the last rest there was such a line.
+    is_refused: bool,
+    gaps: Gaps,
 }
 
 // === impl Paused ===
 
 impl<W: Write> Paused<W> {
-    pub(super) fn new(inner: W, lost: &'static AtomicU64) -> Self {
-        Self { inner, buffer: Vec::with_capacity(WRITE_AT), is_torn: false, lost }
+    pub(super) fn new(inner: W, lost: &'static AtomicU64, gaps: Gaps) -> Self {
+        Self { inner, buffer: Vec::with_capacity(WRITE_AT), is_torn: false, lost, is_refused: false, gaps }
     }
 
     fn write_out(&mut self) {
@@ -44,10 +48,22 @@ impl<W: Write> Paused<W> {
         self.buffer.shrink_to(2 * WRITE_AT);
     }
 
+    /// All that waited was taken: whoever reads it can be told what is missing.
+    fn tell_gaps(&mut self) {
+        let mut gaps = self.gaps;
+        gaps.tell(|line| {
+            self.write_piece(line.as_bytes());
+            !self.is_refused
+        });
+        self.gaps = gaps;
+    }
+
     fn write_piece(&mut self, piece: &[u8]) {
-        if self.is_torn && self.write_some(b"\n") == 1 {
-            self.is_torn = false;
+        if self.is_torn && self.write_some(b"\n") == 0 {
+            // Whatever came behind half a line would be one line with it.
+            return self.lose(piece);
         }
+        self.is_torn = false;
         let mut written = 0;
         while written < piece.len() {
             match self.write_some(&piece[written..]) {
@@ -58,8 +74,13 @@ impl<W: Write> Paused<W> {
         if written > 0 {
             self.is_torn = piece[written - 1] != b'\n';
         }
-        let lost = piece[written..].iter().filter(|byte| **byte == b'\n').count();
+        self.lose(&piece[written..]);
+    }
+
+    fn lose(&mut self, lines: &[u8]) {
+        let lost = lines.iter().filter(|byte| **byte == b'\n').count();
         self.lost.fetch_add(lost as u64, Ordering::Relaxed);
+        self.is_refused |= lost > 0;
     }
 
     /// How much was written; nothing when nothing can be.
@@ -87,6 +108,10 @@ impl<W: Write> Write for Paused<W> {
     /// from ending at once.
     fn flush(&mut self) -> io::Result<()> {
         self.write_out();
+        if !self.is_refused {
+            self.tell_gaps();
+        }
+        self.is_refused = false;
         thread::sleep(PAUSE);
         Ok(())
     }
@@ -102,16 +127,20 @@ fn end_of_piece(bytes: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::LogFormat;
 
     /// What each call wrote, and how much it takes before it refuses everything.
     struct Calls {
         calls: Vec<Vec<u8>>,
         room: usize,
+        /// So many calls are refused first.
+        refusals: usize,
     }
 
     impl Write for Calls {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            if self.room == 0 {
+            if self.refusals > 0 || self.room == 0 {
+                self.refusals = self.refusals.saturating_sub(1);
                 return Err(ErrorKind::WouldBlock.into());
             }
             let taken = bytes.len().min(self.room);
@@ -126,7 +155,8 @@ mod tests {
     }
 
     fn paused(room: usize) -> Paused<Calls> {
-        Paused::new(Calls { calls: Vec::new(), room }, Box::leak(Box::default()))
+        let gaps = Gaps::new(|| 0, None);
+        Paused::new(Calls { calls: Vec::new(), room, refusals: 0 }, Box::leak(Box::default()), gaps)
     }
 
     #[test]
@@ -158,5 +188,46 @@ mod tests {
         paused.write_all(b"four\n").unwrap();
         paused.flush().unwrap();
         assert_eq!(paused.inner.calls.concat(), b"one\ntw\nfour\n");
+    }
+
+    #[test]
+    fn half_a_line_is_not_joined_with_the_next_when_its_end_is_refused() {
+        let mut paused = paused(2);
+        paused.write_all(b"one\n").unwrap();
+        paused.flush().unwrap();
+        (paused.inner.room, paused.inner.refusals) = (100, 1);
+        for line in [b"two\n", b"six\n"] {
+            paused.write_all(line).unwrap();
+            paused.flush().unwrap();
+        }
+        assert_eq!((paused.inner.calls.concat(), paused.lost.load(Ordering::Relaxed)), (b"on\nsix\n".to_vec(), 2));
+    }
+
+    #[test]
+    fn a_huge_line_is_not_kept_room_for() {
+        let mut paused = paused(usize::MAX);
+        paused.write_all(&vec![b'x'; 100 * WRITE_AT]).unwrap();
+        assert!(paused.buffer.capacity() <= 2 * WRITE_AT, "{}", paused.buffer.capacity());
+    }
+
+    #[test]
+    fn whoever_reads_again_is_told_how_many_lines_are_missing() {
+        static LOST: AtomicU64 = AtomicU64::new(0);
+        let mut paused = paused(6);
+        paused.lost = &LOST;
+        paused.gaps = Gaps::new(|| LOST.load(Ordering::Relaxed), Some(LogFormat::Text));
+        for line in [b"one\n", b"two\n", b"six\n"] {
+            paused.write_all(line).unwrap();
+            paused.flush().unwrap();
+        }
+        paused.inner.room = 200;
+        for line in [b"ten\n", b"run\n"] {
+            paused.write_all(line).unwrap();
+            paused.flush().unwrap();
+        }
+        let written = String::from_utf8(paused.inner.calls.concat()).unwrap();
+        let lines: Vec<_> = written.lines().collect();
+        assert_eq!((&lines[..3], lines[4], lines.len()), (&["one", "tw", "ten"][..], "run", 5));
+        assert!(lines[3].ends_with("WARN Log lines were lost lost=2"), "{written}");
     }
 }
