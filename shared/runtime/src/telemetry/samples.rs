@@ -8,9 +8,11 @@ use std::{
 
 use tracing::Subscriber;
 
+use super::fields::PlainFields;
+
 /// What lines are written to.
 #[derive(Clone, Default)]
-pub(super) struct Page(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Page(Arc<Mutex<Vec<u8>>>);
 
 #[derive(Debug, thiserror::Error)]
 #[error("outer")]
@@ -28,13 +30,19 @@ impl io::Write for Page {
 }
 
 /// What the subscriber that `subscribed` makes for a page writes of what `say` logs.
-pub(super) fn logged<S>(subscribed: impl FnOnce(Page) -> S, say: fn()) -> String
+pub(crate) fn logged<S>(subscribed: impl FnOnce(Page) -> S, say: impl FnOnce()) -> String
 where
     S: Subscriber + Send + Sync + 'static,
 {
     let page = Page::default();
     tracing::subscriber::with_default(subscribed(page.clone()), say);
     String::from_utf8(page.0.lock().unwrap().clone()).unwrap()
+}
+
+/// What `say` logs as plain lines, of which each begins with its level in five characters.
+pub(crate) fn told(say: impl FnOnce()) -> String {
+    let plain = || tracing_subscriber::fmt().with_ansi(false).without_time().with_target(false).fmt_fields(PlainFields);
+    logged(|page| plain().with_writer(move || page.clone()).finish(), say)
 }
 
 /// Four events.
