@@ -1,6 +1,12 @@
 //! Reaches servers: the control plane over gRPC, and for `chat` a gateway over a plain connection.
 
-use std::{path::PathBuf, time::Duration};
+mod arrive;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
 use http::Uri;
@@ -10,9 +16,9 @@ use ntonix_proto::admin::v1::{
     worker_service_client::WorkerServiceClient,
 };
 use ntonix_runtime::tls;
-use rustls::pki_types::ServerName;
+use rustls::{Error as TlsError, InvalidMessage, pki_types::ServerName};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     time::timeout,
 };
@@ -20,8 +26,18 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
+use self::{
+    arrive::{START_WITHIN, arrive},
+    wire::{HINTS, SPEAKS_NO_TLS, Unheard, note_what_is_wanted, with_hint},
+};
+
+pub(crate) use self::wire::Wire;
+
 /// TCP and TLS, together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// What every client of HTTP/2 says first (RFC 9113 §3.4), with settings that change nothing: the server answers with its
+/// own.
+const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 /// From a request to the head of its answer; a stream may last longer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// A configuration with ten thousand routes has some megabytes.
@@ -63,36 +79,69 @@ pub(crate) fn parse_url(text: &str) -> Result<Uri, String> {
     }
 }
 
-/// A connection, encrypted or not.
-pub(crate) trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
-
 /// Connects to the host of a URL; over TLS for https, offering `alpn`.
 ///
 /// # Errors
 ///
 /// What failed, with the URL.
 pub(crate) async fn dial(uri: &Uri, args: &TlsArgs, alpn: &[&[u8]]) -> anyhow::Result<Box<dyn Wire>> {
-    match timeout(CONNECT_TIMEOUT, dial_patiently(uri, args, alpn)).await {
+    dial_within(START_WITHIN, uri, args, alpn).await
+}
+
+/// The same; a program of this machine may take `start` until it listens, at most [`CONNECT_TIMEOUT`].
+async fn dial_within(start: Duration, uri: &Uri, args: &TlsArgs, alpn: &[&[u8]]) -> anyhow::Result<Box<dyn Wire>> {
+    let dialing = async {
+        let is_tls = uri.scheme_str() == Some("https");
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        let stream = arrive(host, uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 }), start).await?;
+        stream.set_nodelay(true)?;
+        if is_tls {
+            secured(stream, host, args, alpn).await
+        } else {
+            Ok(Box::new(Unheard::plain(stream)) as Box<dyn Wire>)
+        }
+    };
+    match timeout(CONNECT_TIMEOUT, dialing).await {
         Ok(dialed) => dialed.with_context(|| format!("{uri} cannot be reached")),
         Err(_) => bail!("{uri} cannot be reached: no answer within {} s", CONNECT_TIMEOUT.as_secs()),
     }
 }
 
-async fn dial_patiently(uri: &Uri, args: &TlsArgs, alpn: &[&[u8]]) -> anyhow::Result<Box<dyn Wire>> {
-    let is_tls = uri.scheme_str() == Some("https");
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-    let stream = TcpStream::connect((host, port)).await?;
-    stream.set_nodelay(true)?;
-    if !is_tls {
-        return Ok(Box::new(stream));
-    }
+async fn secured(stream: TcpStream, host: &str, args: &TlsArgs, alpn: &[&[u8]]) -> anyhow::Result<Box<dyn Wire>> {
     let identity = args.cert.as_deref().zip(args.key_file.as_deref());
-    let config = tls::client_config(args.ca.as_deref(), identity, alpn)?;
+    let mut config = Arc::unwrap_or_clone(tls::client_config(args.ca.as_deref(), identity, alpn)?);
     let name = ServerName::try_from(host.to_owned())?;
-    Ok(Box::new(TlsConnector::from(config).connect(name, stream).await?))
+    if identity.is_some() {
+        let connected = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
+        return Ok(Box::new(connected.map_err(not_tls)?));
+    }
+    let wanted = note_what_is_wanted(&mut config);
+    let connected = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
+    Ok(Box::new(wanted.watch(connected.map_err(|error| wanted.explain(not_tls(error)))?)))
+}
+
+/// A hint for what answers a handshake with something that is not even TLS.
+fn not_tls(error: io::Error) -> io::Error {
+    match error.get_ref().and_then(|cause| cause.downcast_ref()) {
+        Some(TlsError::InvalidMessage(InvalidMessage::InvalidContentType)) => with_hint(&error, SPEAKS_NO_TLS),
+        _ => error,
+    }
+}
+
+/// Finds out at once, and in clear words, whether anybody is there who lets us in and speaks as we do. The channel would
+/// only say that its connection broke.
+async fn probe(args: &ServerArgs) -> anyhow::Result<()> {
+    let mut wire = dial(&args.server, &args.tls, &[b"h2"]).await?;
+    let greeting = async {
+        wire.write_all(GREETING).await?;
+        wire.flush().await?;
+        wire.read(&mut [0]).await
+    };
+    match timeout(CONNECT_TIMEOUT, greeting).await {
+        Ok(Err(error)) => Err(error).with_context(|| format!("{} cannot be reached", args.server)),
+        // Whoever is slow, or says something else, is asked all the same.
+        Ok(Ok(_)) | Err(_) => Ok(()),
+    }
 }
 
 /// Why the control plane is not to be reached, and what to look at.
@@ -101,6 +150,9 @@ fn advise(error: &anyhow::Error) -> anyhow::Error {
     // Somebody is there, but is not believed.
     if text.contains("invalid peer certificate") {
         return anyhow!("{text}; --ca (NTONIX_CA) says whom to trust");
+    }
+    if HINTS.iter().any(|hint| text.ends_with(hint)) {
+        return anyhow!("{text}");
     }
     anyhow!("{text}; is the control plane running there? (--server, NTONIX_SERVER)")
 }
@@ -120,9 +172,7 @@ impl Server {
     ///
     /// When it is not to be reached.
     pub(crate) async fn connect(args: &ServerArgs) -> anyhow::Result<Self> {
-        // To find out at once, and in clear words, whether anybody is there.
-        let probe = dial(&args.server, &args.tls, &[b"h2"]).await;
-        probe.map_err(|error| advise(&error))?;
+        probe(args).await.map_err(|error| advise(&error))?;
         let (args, url) = (args.clone(), args.server.clone());
         // TLS is ours, so the channel is told of a plain address and speaks as if to the real one.
         let plain = format!("http://{}", url.authority().map_or("localhost", |authority| authority.as_str()));
@@ -149,27 +199,5 @@ impl Server {
     /// The worker service.
     pub(crate) fn workers(&self) -> WorkerServiceClient<Channel> {
         WorkerServiceClient::new(self.channel.clone())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_no_url_is_refused() {
-        for bad in ["", "localhost", "localhost:7070", "ftp://x", "http://", "http:///x"] {
-            assert!(parse_url(bad).is_err(), "{bad}");
-        }
-        assert!(parse_url("http://[::1]:7070").is_ok());
-    }
-
-    #[tokio::test]
-    async fn a_server_that_is_not_there_is_named() {
-        // Bound and dropped, so that nobody listens there.
-        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let url = parse_url(&format!("http://{address}")).unwrap();
-        let error = Server::connect(&ServerArgs { server: url, tls: TlsArgs::default() }).await.unwrap_err();
-        assert!(format!("{error:#}").contains(&format!("http://{address}/ cannot be reached")), "{error:#}");
     }
 }
