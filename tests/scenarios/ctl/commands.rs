@@ -85,7 +85,7 @@ async fn a_key_is_made_shown_once_and_good_for_a_chat_in_every_form() {
     let made = cluster.ctl("key create alice --tenant research").await.unwrap().exited(0).unwrap();
     let key = made.output.trim().to_owned();
     assert!(key.starts_with("ntx_") && key.len() == 47 && made.output.lines().count() == 1, "{}", made.output);
-    assert_eq!(made.complaints, "key alice of tenant research; this is the only time that it is shown:\n");
+    assert_eq!(made.complaints, "key alice of tenant research is made; it goes to standard output, this one time\n");
     let again = cluster.ctl("key create alice --tenant research").await.unwrap().failed(1).unwrap();
     assert!(again.contains("alice"), "{again}");
     let stray = cluster.ctl("key create bob --tenant nobody").await.unwrap().failed(1).unwrap();

@@ -103,7 +103,13 @@ impl Create {
         let request =
             KeyServiceCreateRequest { name: self.name.clone(), tenant: self.tenant.clone(), expires: self.expires };
         let created = server.keys().create(request).await.map_err(|status| explain(&status, None))?.into_inner();
-        writeln!(io::stderr(), "key {} of tenant {}; this is the only time that it is shown:", self.name, self.tenant)?;
+        // The key may go into a file or a variable: what is said must be right when it does not stand below.
+        writeln!(
+            io::stderr(),
+            "key {} of tenant {} is made; it goes to standard output, this one time",
+            self.name,
+            self.tenant
+        )?;
         Ok(writeln!(out, "{}", created.secret)?)
     }
 }
