@@ -145,11 +145,11 @@ async fn greet(
     let stream = match shaken {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
-            tracing::warn!(client.addr = %address, %error, "TLS handshake failed");
+            tracing::debug!(client.addr = %address, %error, "TLS handshake failed");
             return None;
         }
         Err(_) => {
-            tracing::warn!(client.addr = %address, "TLS handshake took too long");
+            tracing::debug!(client.addr = %address, "TLS handshake took too long");
             return None;
         }
     };

@@ -190,6 +190,11 @@ impl Member {
 // === impl Seat ===
 
 impl Seat {
+    /// What the worker is called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Waits until another stream has taken the worker's name.
     pub async fn replaced(&self) {
         self.replaced.notified().await;

@@ -200,7 +200,7 @@ impl Conversation {
             return Ok(());
         };
         if let sync_request::Frame::Resync(resync) = &frame {
-            tracing::info!(reason = resync.reason, "Worker asks for everything");
+            tracing::info!(worker.name = self.seat.name(), reason = resync.reason, "Worker asks for everything");
         }
         match self.session.receive(frame, Instant::now()).map_err(|ending| self.ended(&ending))? {
             News::Heard => self.seat.heard(),
@@ -209,7 +209,13 @@ impl Conversation {
             News::Refused(id, faults) => {
                 self.push.metrics.nacks.inc();
                 for fault in faults.iter().take(FAULTS_TOLD) {
-                    tracing::warn!(config.revision = id.revision, path = fault.path, fault.reason, "Worker refuses");
+                    tracing::warn!(
+                        worker.name = self.seat.name(),
+                        config.revision = id.revision,
+                        path = fault.path,
+                        fault.reason,
+                        "Worker refuses"
+                    );
                 }
                 self.seat.refuses(id, faults);
             }

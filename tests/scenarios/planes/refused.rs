@@ -32,6 +32,9 @@ async fn a_worker_without_the_secret_refuses_and_is_named_with_its_reason() {
     assert!(table.contains("refused 2") && table.ends_with(&format!("\npoor\n  {why}\n")), "{table}");
     let one = cluster.ctl("workers rich").await.unwrap().done().unwrap();
     assert!(one.contains("up to date") && !one.contains("poor"), "{one}");
+    let log = cluster.plane_log().unwrap();
+    let refusals: Vec<&str> = log.lines().filter(|line| line.contains("Worker refuses")).collect();
+    assert!(refusals.len() == 1 && refusals[0].contains("poor") && refusals[0].contains(VARIABLE), "{refusals:?}");
     assert_eq!(cluster.plane_metric("ntonix_control_nacks_total").await.unwrap(), 1.0);
     assert_eq!(poor.metric("ntonix_config_refused_total").await.unwrap(), 1.0);
     poor.runs(1).await.unwrap();
