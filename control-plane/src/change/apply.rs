@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use ntonix_config::{Draft, diff, to_resources};
-use ntonix_proto::admin::v1::{ConfigServiceApplyResponse, ConfigServicePlanResponse};
+use ntonix_config::{Config, Draft, diff, to_resources};
+use ntonix_proto::admin::v1::{ConfigServiceApplyResponse, ConfigServicePlanResponse, Warning};
 use prost::Message as _;
 
-use super::{Ledger, check, draft_of, now, render};
+use super::{Ledger, access, check, draft_of, now, render};
 use crate::refusal::Refusal;
-use crate::snapshot::{Content, Snapshot, digest_of};
+use crate::snapshot::{Content, Keys, Snapshot, digest_of};
 use crate::store::{Answer, Commit, Entry, Revision, Stored};
 
 /// A change of the configuration that somebody asks for.
@@ -53,10 +53,11 @@ impl Ledger {
     pub fn plan(&self, draft: &Draft, expected: Option<u64>) -> Result<ConfigServicePlanResponse, Refusal> {
         let newest = self.newest();
         check::expected(newest.as_deref(), expected)?;
-        let config = check::valid(draft, &self.managed_keys())?;
+        let keys = self.managed_keys();
+        let config = check::valid(draft, &keys)?;
         Ok(ConfigServicePlanResponse {
             changes: diff(&draft_of(newest.as_deref()), draft).into_iter().map(render::change).collect(),
-            warnings: config.warnings().iter().map(render::warning).collect(),
+            warnings: warnings(newest.as_deref(), draft, &config, &keys),
             base_revision: newest.map_or(0, |newest| newest.id.revision),
         })
     }
@@ -80,7 +81,7 @@ impl Ledger {
         let wanted = self.wanted(&change.what).await?;
         let keys = self.managed_keys();
         let config = check::valid(&wanted.draft, &keys)?;
-        let warnings = config.warnings().iter().map(render::warning).collect();
+        let warnings = warnings(newest.as_deref(), &wanted.draft, &config, &keys);
         let digest = digest_of(&wanted.entries);
         if let Some(newest) = newest.as_deref().filter(|newest| newest.content.revision.digest == digest) {
             let revision = Some(render::revision(&newest.content.revision));
@@ -155,6 +156,13 @@ impl Ledger {
             None => Ok(()),
         }
     }
+}
+
+/// What `draft` is likely not to mean by itself, and what it changes for every client.
+fn warnings(newest: Option<&Snapshot>, draft: &Draft, config: &Config, keys: &Keys) -> Vec<Warning> {
+    let turn = newest.and_then(|newest| access::turn(&newest.content.draft, draft, keys));
+    let turn = turn.map(|reason| Warning { path: "keys".to_owned(), reason: reason.to_owned() });
+    turn.into_iter().chain(config.warnings().iter().map(render::warning)).collect()
 }
 
 fn next_revision(newest: Option<&Snapshot>, change: &Change, digest: [u8; 32], rollback_of: u64) -> Revision {

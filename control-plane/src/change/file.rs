@@ -76,7 +76,7 @@ impl Owner {
         match self.ledger.change(change).await {
             Ok(reply) => {
                 for warning in &reply.warnings {
-                    tracing::warn!(path = warning.path, reason = warning.reason, "Allowed, but probably not meant");
+                    tracing::warn!(path = warning.path, reason = warning.reason, "The file is applied, with a warning");
                 }
                 Ok(())
             }

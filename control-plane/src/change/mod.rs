@@ -2,6 +2,7 @@
 
 mod read;
 mod check;
+mod access;
 mod apply;
 mod keys;
 pub mod file;

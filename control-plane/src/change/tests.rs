@@ -287,3 +287,43 @@ async fn a_revocation_that_would_leave_the_key_open_under_another_name_is_refuse
     let newest = ledger.publisher().newest().unwrap();
     assert!(newest.entries.iter().all(|entry| !entry.name.contains("keys/")), "nothing opens any more");
 }
+
+#[tokio::test]
+async fn whoever_opens_or_shuts_the_gateway_for_everybody_is_told() {
+    let desk = desk(Duration::ZERO).await;
+    let mut keyed = tenants(&["a"]);
+    let digest = ntonix_config::KeyDigest::of(b"x").to_string();
+    keyed.keys.push(v1::Key { name: "x".to_owned(), tenant: "a".to_owned(), digest, expires: None });
+    let open = Draft::default();
+    for (draft, wanted) in [
+        (&keyed, None),
+        (&open, Some("no tenant and no key is left: ")),
+        (&keyed, Some("until now nobody needed a key: ")),
+        (&keyed, None),
+        (&tenants(&["a"]), Some("no key opens anything, ")),
+        (&keyed, None),
+        (&open, Some("no tenant and no key is left: ")),
+    ] {
+        let planned = desk.ledger.plan(draft, None).unwrap().warnings;
+        let applied = desk.ledger.change(apply(draft.clone())).await.unwrap().warnings;
+        assert_eq!(planned, applied);
+        assert!(planned.iter().all(|warning| warning.path == "keys"), "{planned:?}");
+        match (planned.as_slice(), wanted) {
+            ([], None) => {}
+            ([warning], Some(wanted)) => assert!(warning.reason.starts_with(wanted), "{warning:?}"),
+            (planned, wanted) => panic!("{planned:?} instead of {wanted:?}"),
+        }
+    }
+    let back = desk.ledger.change(Change { what: What::Rollback(1), ..apply(open) }).await.unwrap();
+    assert_eq!(back.warnings.len(), 1, "a rollback tells it too: {:?}", back.warnings);
+}
+
+#[tokio::test]
+async fn a_managed_key_is_a_key() {
+    let desk = desk(Duration::ZERO).await;
+    desk.ledger.change(apply(tenants(&["a"]))).await.unwrap();
+    desk.ledger.create_key(new_key("bob", "a")).await.unwrap();
+    assert_eq!(desk.ledger.plan(&tenants(&["a", "b"]), None).unwrap().warnings, []);
+    desk.ledger.revoke_key("bob".to_owned(), "alice".to_owned()).await.unwrap();
+    assert_eq!(desk.ledger.plan(&Draft::default(), None).unwrap().warnings.len(), 1, "from nobody to everybody");
+}

@@ -34,6 +34,9 @@ impl Args {
             message: self.change.message.clone(),
         };
         let rolled = server.config().rollback(request).await.map_err(|status| explain(&status, None))?.into_inner();
+        for warning in &rolled.warnings {
+            writeln!(out, "warning: {}: {}", warning.path, warning.reason)?;
+        }
         self.change.finish(server, rolled.revision.as_ref(), &rolled.changes, out).await
     }
 }
