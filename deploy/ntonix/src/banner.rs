@@ -49,10 +49,11 @@ fn key(worker: &Worker, admin: SocketAddr, config: Option<&Path>) -> String {
     match (worker.is_open(), config) {
         (true, _) => String::new(),
         (false, Some(file)) => format!(
-            "Keys are required: those under \"keys\" in {}. This makes another one:\n\
+            "Keys are required: those under \"keys\" in {file}. This makes another one:\n\
              \x20 cargo run --release -p ntonixctl -- key new --offline\n\
+             It opens nothing until its digest stands in {file}, as that of a key there. Then:\n\
              \x20 export NTONIX_KEY=ntx_...\n\n",
-            file.display()
+            file = file.display()
         ),
         (false, None) => format!(
             "Keys are required. This makes one:\n\
