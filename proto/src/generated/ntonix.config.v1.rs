@@ -191,7 +191,8 @@ pub struct Deadlines {
     /// TCP and TLS to the backend, 1ms to 1m. Default: 2s.
     #[prost(message, optional, tag = "1")]
     pub connect: ::core::option::Option<::prost_types::Duration>,
-    /// From the arrival of the request to the first event, 1ms to 1h. Default: 60s.
+    /// From the arrival of the request to the first event, 1ms to 1h. An answer that is not streamed must be there whole:
+    /// backends send nothing of it until all of it is generated. Default: 60s.
     #[prost(message, optional, tag = "2")]
     pub first_token: ::core::option::Option<::prost_types::Duration>,
     /// From one event to the next, 1ms to 1h. Default: 30s.
