@@ -10,7 +10,7 @@ pub(crate) mod pick;
 #[cfg(test)]
 mod breaker_walk;
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use http::HeaderValue;
 use ntonix_config as config;
@@ -160,21 +160,34 @@ impl Pool {
 // === impl Picked ===
 
 impl Picked {
-    /// Tells the breaker how the attempt went, and the log when that changed it.
-    pub(crate) fn judge(&mut self, verdict: Verdict) {
-        let now = Instant::now();
-        if self.guard.judge(verdict, now, &self.pool.breaker) {
+    /// Its answer began; how it ends is open.
+    pub(crate) fn begun(&mut self) {
+        self.went_well(Verdict::Begun);
+    }
+
+    /// It answered to the end.
+    pub(crate) fn succeeded(&mut self) {
+        self.went_well(Verdict::Success);
+    }
+
+    /// It failed, as `error` says.
+    pub(crate) fn failed(&mut self, error: &dyn fmt::Display) {
+        if self.judge(Verdict::Failure) {
             let (pool, backend) = (&*self.pool.name, &*self.backend.name);
-            match verdict {
-                Verdict::Begun | Verdict::Success => {
-                    tracing::info!(pool.name = pool, backend.name = backend, "Breaker closed")
-                }
-                Verdict::Failure => tracing::warn!(pool.name = pool, backend.name = backend, "Breaker opened"),
-            }
+            tracing::warn!(pool.name = pool, backend.name = backend, %error, "Breaker opened");
         }
-        if verdict == Verdict::Failure {
-            self.backend.metrics.failures.inc();
+        self.backend.metrics.failures.inc();
+    }
+
+    fn went_well(&mut self, verdict: Verdict) {
+        if self.judge(verdict) {
+            tracing::info!(pool.name = &*self.pool.name, backend.name = &*self.backend.name, "Breaker closed");
         }
+    }
+
+    /// Tells the breaker; says whether that changed it.
+    fn judge(&mut self, verdict: Verdict) -> bool {
+        self.guard.judge(verdict, Instant::now(), &self.pool.breaker)
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
     refusal::{Kind, Refusal},
     relay::opening::{Attempts, Opening},
     routing::{Offer, Route},
-    upstream::attempt::attempt,
+    upstream::attempt::{self, attempt},
 };
 
 /// After so long without a first event the 200 of a stream leaves, so that proxies in between do not give up; errors
@@ -91,6 +91,7 @@ impl Course {
             if !is_worth_another(&answered) {
                 return self.conclude(answered);
             }
+            self.tell_failed(&answered);
             last = Some(answered);
         }
         self.conclude(last.unwrap_or_else(|| Err(Refusal::new(Kind::Internal, "no attempt was made"))))
@@ -119,6 +120,25 @@ impl Course {
         facts.backend = Some((Arc::clone(&offer.picked.pool.name), Arc::clone(&backend.name)));
         drop(facts);
         self.tried.push(Arc::clone(backend));
+    }
+
+    /// The access line tells of the last attempt only.
+    fn tell_failed(&self, answered: &Result<Reply, Refusal>) {
+        if !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
+        let Some((pool, backend)) = self.exchange.record.facts().backend.clone() else { return };
+        let error = match answered {
+            Ok(reply) => attempt::answered(reply.status),
+            Err(refusal) => refusal.to_string(),
+        };
+        tracing::debug!(
+            exchange.id = &*self.exchange.id,
+            pool.name = &*pool,
+            backend.name = &*backend,
+            error,
+            "Attempt failed"
+        );
     }
 
     /// When we have tried more than once, a client that tries again on top only multiplies the load.

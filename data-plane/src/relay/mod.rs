@@ -28,8 +28,9 @@ use tokio::time::{Instant, timeout};
 pub(crate) use self::passage::Passage;
 use self::timers::{Alarm, Timers};
 use crate::{
-    balance::{Picked, load::Verdict},
+    balance::Picked,
     exchange::Exchange,
+    metrics::OBSERVED,
     refusal::{Kind, Refusal},
     routing::Route,
     upstream::Body,
@@ -125,7 +126,7 @@ impl Relay {
     pub(crate) fn hold(&mut self, mut picked: Picked) {
         if let State::Ended = self.state {
             // All of it came with the first event.
-            picked.judge(Verdict::Success);
+            picked.succeeded();
         }
         self.picked = Some(picked);
     }
@@ -146,7 +147,7 @@ impl Relay {
                 // Nothing that was watched is kept back: only whole events are, and they leave at once.
                 self.delivered = self.watch.tokens();
             }
-            Some(Err(_)) => self.fail(),
+            Some(Err(refusal)) => self.fail(refusal),
             None => {}
         }
         Poll::Ready(item)
@@ -232,7 +233,7 @@ impl Relay {
             Err(too_long) => return self.too_long(too_long),
         };
         let now = Instant::now();
-        if self.route.metrics.are_kept() && self.watch.events() > before {
+        if OBSERVED && self.watch.events() > before {
             if self.first_token.is_none() {
                 self.first_token = Some(now.duration_since(self.started));
             } else {
@@ -272,7 +273,7 @@ impl Relay {
                 self.linger();
                 self.state = State::Ended;
                 if let Some(picked) = &mut self.picked {
-                    picked.judge(Verdict::Success);
+                    picked.succeeded();
                 }
                 return Some(Ok(if done_seen { events } else { with_done(&events) }));
             }
@@ -300,7 +301,7 @@ impl Relay {
             Alarm::Over => Refusal::new(Kind::DeadlineExceeded, format!("not finished within {:?}", deadlines.total)),
         };
         let refusal = self.stop(refusal);
-        self.fail();
+        self.fail(&refusal);
         Poll::Ready(Err(refusal))
     }
 
@@ -312,9 +313,9 @@ impl Relay {
     }
 
     /// The stream broke after the attempt was judged a success.
-    fn fail(&mut self) {
+    fn fail(&mut self, refusal: &Refusal) {
         if let Some(picked) = &mut self.picked {
-            picked.judge(Verdict::Failure);
+            picked.failed(refusal);
         }
     }
 

@@ -15,7 +15,7 @@ use super::{
     timers::{Alarm, Timers},
 };
 use crate::{
-    balance::{Picked, load::Verdict},
+    balance::Picked,
     exchange::Exchange,
     refusal::{Kind, Refusal},
     routing::Route,
@@ -88,7 +88,7 @@ impl Passage {
         };
         match &item {
             Some(Ok(data)) => self.note(data),
-            Some(Err(_)) => self.fail(),
+            Some(Err(refusal)) => self.fail(refusal),
             None => self.end(),
         }
         Poll::Ready(item)
@@ -124,7 +124,7 @@ impl Passage {
     fn end(&mut self) {
         self.usage = usage_at_the_end(&self.last);
         if let Some(picked) = &mut self.picked {
-            picked.judge(Verdict::Success);
+            picked.succeeded();
         }
     }
 
@@ -138,9 +138,9 @@ impl Passage {
         }
     }
 
-    fn fail(&mut self) {
+    fn fail(&mut self, refusal: &Refusal) {
         if let Some(picked) = &mut self.picked {
-            picked.judge(Verdict::Failure);
+            picked.failed(refusal);
         }
     }
 }

@@ -8,7 +8,7 @@ use ntonix_llm::{BackendError, estimate, openai, reply};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    balance::{Picked, load::Verdict},
+    balance::Picked,
     exchange::{Exchange, Reply, Source},
     refusal::{Blame, Kind, Refusal},
     relay::{Passage, Relay, Tally, nesting::Nesting},
@@ -34,10 +34,10 @@ pub(crate) async fn attempt(exchange: &Exchange, mut picked: Picked, model: Opti
     };
     // A client that leaves drops this future before here: then nothing was learned of the backend.
     match &outcome {
-        Ok(opened) if opened.is_server_error() => picked.judge(Verdict::Failure),
-        Ok(Opened::Full(..)) => picked.judge(Verdict::Success),
-        Ok(Opened::Stream(..) | Opened::Passage(..)) => picked.judge(Verdict::Begun),
-        Err(refusal) if refusal.kind().blame() == Blame::Backend => picked.judge(Verdict::Failure),
+        Ok(Opened::Full(status, ..)) if status.is_server_error() => picked.failed(&answered(*status)),
+        Ok(Opened::Full(..)) => picked.succeeded(),
+        Ok(Opened::Stream(..) | Opened::Passage(..)) => picked.begun(),
+        Err(refusal) if refusal.kind().blame() == Blame::Backend => picked.failed(refusal),
         Err(_) => {}
     }
     outcome.map(|opened| opened.into_reply(picked))
@@ -164,7 +164,8 @@ impl Attempt<'_> {
 
     fn too_late(&self) -> Refusal {
         if self.first_token_at < self.exchange.over_at {
-            let public = format!("no first token within {:?}", self.route.spec.deadlines.first_token);
+            let missing = if self.exchange.call.stream { "no first token" } else { "no whole answer" };
+            let public = format!("{missing} within {:?}", self.route.spec.deadlines.first_token);
             return Refusal::new(Kind::UpstreamTimeout, public);
         }
         Refusal::new(Kind::DeadlineExceeded, format!("not finished within {:?}", self.route.spec.deadlines.total))
@@ -174,10 +175,6 @@ impl Attempt<'_> {
 // === impl Opened ===
 
 impl Opened {
-    fn is_server_error(&self) -> bool {
-        matches!(self, Opened::Full(status, ..) if status.is_server_error())
-    }
-
     fn into_reply(self, picked: Picked) -> Reply {
         match self {
             Opened::Full(status, headers, body, tally) => Reply::whole(status, headers, body, tally),
@@ -264,11 +261,15 @@ fn openai_form(body: Bytes, error: &BackendError, id: &str) -> Bytes {
     openai::error_body(&error.message, kind, code, None, id, false)
 }
 
+/// What an error of a backend is called that says nothing else, or whose words are not told.
+pub(crate) fn answered(status: StatusCode) -> String {
+    format!("the backend answered {}", status.as_u16())
+}
+
 /// A refusal of the request whose body says nothing that can be read.
 fn without_words(status: StatusCode) -> BackendError {
     let kind = if status == StatusCode::TOO_MANY_REQUESTS { "rate_limit_error" } else { "invalid_request_error" };
-    let message = format!("the backend answered {}", status.as_u16());
-    BackendError { message, kind: Some(kind.to_owned()), code: None }
+    BackendError { message: answered(status), kind: Some(kind.to_owned()), code: None }
 }
 
 /// A 200 without a stream where one was asked for: an error in JSON, or nonsense.

@@ -202,6 +202,7 @@ async fn a_backend_that_reads_nothing_of_a_large_request_has_until_the_first_tok
     let large = Ask::chat_with(json!({ "messages": [{ "role": "user", "content": "x".repeat(16 << 20) }] }));
     let answer = connect(&worker).await.ask(large).await.unwrap();
     assert_eq!(answer.status(), 504, "{}", answer.text());
+    assert!(answer.text().contains("no whole answer within 3s"), "{}", answer.text());
     let record = record(&worker, 0).await;
     assert!(record["attempts"] == 1 && record["outcome"] == "upstream_timeout", "{record:#}");
     assert!((Duration::from_secs(3)..SILENT).contains(&took(&record)), "{record:#}");
