@@ -57,7 +57,7 @@ pub struct Worker {
     /// Tasks that only one of two processes can do: they end when another one has taken its place.
     retiring: Vec<AbortHandle>,
     /// Writes the last records when the worker has ended.
-    _usage: Option<LinesGuard>,
+    usage: Option<LinesGuard>,
 }
 
 /// Where a worker listens.
@@ -174,7 +174,7 @@ impl Worker {
             threads,
             estate,
             retiring,
-            _usage: usage_guard,
+            usage: usage_guard,
         })
     }
 
@@ -283,7 +283,14 @@ impl Worker {
         while let Some(thread) = self.threads.next().await {
             thread.context("a thread of the worker died")??;
         }
-        failed.map_or(Ok(()), Err)
+        // It writes what waits, and may say that it could not: that comes before the last word.
+        drop(self.usage.take());
+        match (failed, self.drain.left()) {
+            (Some(error), _) => return Err(error),
+            (None, 0) => tracing::info!("Drained, exits"),
+            (None, left) => tracing::info!(connections_cut = left, "Drained, exits"),
+        }
+        Ok(())
     }
 }
 

@@ -54,6 +54,8 @@ async fn after_sigterm_streams_finish_new_connections_are_refused_and_the_proces
     }
     let ended = gateway.ended().await.unwrap();
     assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
+    let last = ended.log.lines().last().unwrap();
+    assert!(last.contains("\"Drained, exits\"") && !last.contains("cut"), "{last}");
 }
 
 #[tokio::test]

@@ -2,8 +2,8 @@
 
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -15,8 +15,13 @@ use crate::tasks;
 /// A new, running pair: the trigger for who decides the end, the drain for everybody who obeys.
 pub fn channel() -> (Trigger, Drain) {
     let (phase, _) = watch::channel(Phase::Running);
-    let shared =
-        Arc::new(Shared { phase, draining: AtomicBool::new(false), held: AtomicUsize::new(0), idle: Notify::new() });
+    let shared = Arc::new(Shared {
+        phase,
+        draining: AtomicBool::new(false),
+        held: AtomicUsize::new(0),
+        left: OnceLock::new(),
+        idle: Notify::new(),
+    });
     (Trigger { shared: shared.clone() }, Drain { shared })
 }
 
@@ -44,6 +49,8 @@ struct Shared {
     /// The same as "not running" in `phase`, for hot paths that must not take its lock.
     draining: AtomicBool,
     held: AtomicUsize,
+    /// What was held when the first one heard that it was to be cut.
+    left: OnceLock<usize>,
     /// Woken when `held` falls to zero.
     idle: Notify,
 }
@@ -113,6 +120,12 @@ impl Drain {
 
     /// Waits until running work is to be cut: the deadline is over, or a second signal came.
     pub async fn stopping(&self) {
+        self.stop_comes().await;
+        // Before anybody cuts anything.
+        self.shared.left.get_or_init(|| self.held());
+    }
+
+    async fn stop_comes(&self) {
         let mut changes = self.shared.phase.subscribe();
         loop {
             let phase = *changes.borrow_and_update();
@@ -136,6 +149,11 @@ impl Drain {
     pub fn hold(&self) -> Held {
         self.shared.held.fetch_add(1, Ordering::AcqRel);
         Held { shared: self.shared.clone() }
+    }
+
+    /// How many pieces of work were held when it was time to cut them; 0 before.
+    pub fn left(&self) -> usize {
+        self.shared.left.get().copied().unwrap_or_default()
     }
 
     /// How many pieces of work are held.
@@ -312,7 +330,11 @@ mod tests {
     async fn work_that_outlives_the_deadline_is_cut() {
         let (trigger, drain) = channel();
         trigger.start(Duration::from_secs(1));
+        let held = [drain.hold(), drain.hold()];
         assert_eq!(until_stopped(&drain, std::future::pending::<()>()).await, None);
+        drop(held);
+        drain.stopping().await;
+        assert_eq!((drain.left(), drain.held()), (2, 0));
         assert_eq!(until_stopped(&drain, async { 7 }).await, Some(7));
     }
 
