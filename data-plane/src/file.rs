@@ -14,9 +14,14 @@ use ntonix_runtime::{
 };
 
 use crate::{
+    access,
     live::{Cell, Live, Origin, OriginSource},
+    settings::TrafficArgs,
     worker::Changes,
 };
+
+/// Faults of a file that get a line in the log.
+const FAULTS_LOGGED: usize = 20;
 
 /// Why a file is not served from.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +66,13 @@ fn parse(text: &str, path: &Path) -> Result<(Source, Config), Faults> {
 ///
 /// # Errors
 /// When SIGHUP cannot be listened for.
-pub(crate) async fn follow(cell: Arc<Cell>, path: PathBuf, mut saved: FileWatch, changes: Changes) -> io::Result<()> {
+pub(crate) async fn follow(
+    cell: Arc<Cell>,
+    path: PathBuf,
+    mut saved: FileWatch,
+    changes: Changes,
+    traffic: TrafficArgs,
+) -> io::Result<()> {
     let mut hangups = hangups()?;
     loop {
         // Whichever loses is a wait; the next round waits again.
@@ -69,12 +80,34 @@ pub(crate) async fn follow(cell: Arc<Cell>, path: PathBuf, mut saved: FileWatch,
             () = saved.changed() => {}
             () = hangups.next() => {}
         }
+        let before = cell.load();
         match take(&cell, &path) {
             Ok(live) => {
                 changes.note();
-                tracing::info!(file = %path.display(), routes = live.routes().routes().len(), "Configuration applied");
+                applied(&path, before.as_deref(), &live, &traffic);
             }
-            Err(fault) => tracing::warn!(error = %Chain(&fault), "Configuration refused, the one before runs on"),
+            Err(fault) => refused(&fault),
+        }
+    }
+}
+
+fn applied(path: &Path, before: Option<&Live>, live: &Live, traffic: &TrafficArgs) {
+    let (file, routes) = (path.display(), live.routes().routes().len());
+    match access::turned(before, live, traffic) {
+        Some(access) if live.is_open() => tracing::warn!(%file, routes, access, "Configuration applied"),
+        access => tracing::info!(%file, routes, access, "Configuration applied"),
+    }
+}
+
+fn refused(fault: &FileFault) {
+    const WHAT: &str = "Configuration refused, the one before runs on";
+    match fault {
+        FileFault::Read(..) => tracing::warn!(error = %Chain(fault), "{WHAT}"),
+        // One on a line.
+        FileFault::Faults(file, faults) => {
+            for fault in faults.iter().take(FAULTS_LOGGED) {
+                tracing::warn!(file, error = %fault, "{WHAT}");
+            }
         }
     }
 }

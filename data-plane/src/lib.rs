@@ -9,6 +9,7 @@ mod listener;
 mod edge;
 mod policy;
 mod routing;
+mod access;
 mod balance;
 mod upstream;
 mod relay;

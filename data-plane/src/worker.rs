@@ -23,13 +23,14 @@ use tokio::{
 use tower::util::BoxCloneSyncService;
 
 use crate::{
+    access::announce,
     balance::health,
     edge::{Edge, Origins},
     file,
     listener::{Listener, most_connections},
-    live::{Cell, Live},
-    metrics::Metrics,
-    ops::{self, Pages},
+    live::Cell,
+    metrics::{Metrics, OBSERVED},
+    ops::Pages,
     policy::{self, admit::Admission},
     settings::{ConfigOrigin, Settings, TrafficArgs},
     sockets::{Sockets, ThreadSockets},
@@ -309,8 +310,8 @@ fn follow_config(
             let saved = FileWatch::new(vec![path.clone()]);
             let live = file::take(&cell, path)?;
             announce(&live, &settings.traffic);
-            let path = path.clone();
-            Ok(needed.spawn(async move { Ok(file::follow(cell, path, saved, changes).await?) }))
+            let (path, traffic) = (path.clone(), settings.traffic.clone());
+            Ok(needed.spawn(async move { Ok(file::follow(cell, path, saved, changes, traffic).await?) }))
         }
         ConfigOrigin::ControlPlane { url, tls } => {
             prepare_directory(&settings.state_dir)?;
@@ -351,23 +352,6 @@ fn hello(traffic: &TrafficArgs, addresses: Addresses) -> Hello {
 
 fn prepare_directory(path: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(path).with_context(|| format!("cannot use --state-dir {}", path.display()))
-}
-
-/// The first words about a configuration: where it is from, how old it is, and whether anybody may ask.
-pub(crate) fn announce(live: &Live, traffic: &TrafficArgs) {
-    let access = match live.is_open() {
-        false => "keys are required",
-        true if traffic.allow_anonymous => "OPEN: no keys are configured and --allow-anonymous serves everyone",
-        true => "open: no keys are configured; only loopback listeners serve",
-    };
-    let origin = live.origin();
-    tracing::info!(
-        config.source = ?origin.source,
-        config.revision = origin.snapshot.as_ref().map_or(0, |snapshot| snapshot.revision),
-        config.age_seconds = ops::age(live).as_secs(),
-        access,
-        "Configuration runs"
-    );
 }
 
 /// What all threads share: read-only or atomic.

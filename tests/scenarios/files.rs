@@ -12,6 +12,8 @@ use rustix::process::Signal;
 
 use crate::stage::{assert_fine, assert_refused, config};
 
+/// What is said of each fault of a file that is saved.
+const REFUSED: &str = "Configuration refused, the one before runs on";
 /// Six things are wrong with it.
 const BAD: &str = "\
 pools:
@@ -61,12 +63,17 @@ async fn a_bad_one_is_refused_with_every_fault_and_the_old_one_runs_on() {
     let mock = MockLlm::start().unwrap();
     let gateway = Gateway::start(&config(&[&mock], "", "", ""), &[]).await.unwrap();
     fs::write(gateway.file(), BAD).unwrap();
-    gateway.process().logged("Configuration refused, the one before runs on").await.unwrap();
-    assert!(gateway.process().log().contains("did you mean"), "{}", gateway.process().log());
+    gateway.process().logged_times(REFUSED, 6).await.unwrap();
+    gateway.process().logged("did you mean").await.unwrap();
+    let log = gateway.process().log();
+    let faults = log.lines().filter(|line| line.contains(REFUSED));
+    let faults = faults.map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["error"].to_string());
+    let joined: Vec<_> = faults.filter(|fault| fault.contains("\\n")).collect();
+    assert!(joined.is_empty(), "each has a line of its own: {joined:?}");
     assert_fine(&Connection::open(gateway.address()).await.unwrap().ask(Ask::chat()).await.unwrap());
 
     fs::remove_file(gateway.file()).unwrap();
-    gateway.process().logged_times("Configuration refused, the one before runs on", 2).await.unwrap();
+    gateway.process().logged("cannot read").await.unwrap();
     assert_fine(&Connection::open(gateway.address()).await.unwrap().ask(Ask::chat()).await.unwrap());
 
     fs::write(gateway.file(), config(&[&mock], "", "aliases: [better]", "")).unwrap();
@@ -168,7 +175,7 @@ async fn one_that_was_cut_to_nothing_is_refused_and_its_keys_stay() {
         format!("tenants: [{{ name: research }}]\nkeys: [{{ name: alice, tenant: research, digest: \"{digest}\" }}]");
     let gateway = Gateway::start(&config(&[&mock], "", "", &keyed), &[]).await.unwrap();
     fs::write(gateway.file(), "").unwrap();
-    gateway.process().logged("Configuration refused, the one before runs on").await.unwrap();
+    gateway.process().logged(REFUSED).await.unwrap();
     // Without its keys it would be open, and answer.
     let answer = Connection::open(gateway.address()).await.unwrap().ask(Ask::chat()).await.unwrap();
     assert_refused(&answer, 401, "invalid_api_key");

@@ -15,11 +15,11 @@ fn origin() -> Origin {
     Origin { snapshot: None, source: OriginSource::File, taken: SystemTime::now() }
 }
 
-fn cell() -> Cell {
+pub(crate) fn cell() -> Cell {
     Cell::new(Metrics::new(), 1)
 }
 
-fn swap(cell: &Cell, text: &str) -> Arc<Live> {
+pub(crate) fn swap(cell: &Cell, text: &str) -> Arc<Live> {
     cell.swap(cell.prepare(&config(text), origin()).unwrap())
 }
 

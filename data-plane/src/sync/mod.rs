@@ -35,10 +35,11 @@ use self::{
     snapshot::Snapshot,
 };
 use crate::{
+    access::{self, announce},
     live::{Cell, Live, Origin, OriginSource},
     metrics::Metrics,
     settings::{SyncTls, TrafficArgs},
-    worker::{Changes, announce},
+    worker::Changes,
 };
 
 /// Frames to the control plane that wait to be sent: answers and heartbeats, a handful at most. When it is full the
@@ -53,6 +54,8 @@ const WELCOME_WITHIN: Duration = Duration::from_secs(10);
 /// Faults of a refusal that are sent, and their bytes: the control plane takes frames of 1 MiB.
 const FAULTS_MOST: usize = 1_000;
 const FAULT_BYTES_MOST: usize = 256 * 1024;
+/// Faults of a refusal that get a line in the log.
+const FAULTS_LOGGED: usize = 20;
 /// The largest frame that is taken: one resource, or a chunk.
 const FRAME_MOST: usize = 64 * 1024 * 1024;
 
@@ -122,7 +125,11 @@ impl Follower {
                     self.running = Some(kept.snapshot);
                     return;
                 }
-                Err(faults) => tracing::warn!(file, %faults, "A kept configuration is refused"),
+                Err(faults) => {
+                    for fault in told(faults).iter().take(FAULTS_LOGGED) {
+                        tracing::warn!(file, path = fault.path, fault.reason, "A kept configuration is refused");
+                    }
+                }
             }
         }
         tracing::info!("No configuration on disk: this worker is ready when the control plane has sent one");
@@ -214,18 +221,32 @@ impl Follower {
     /// Runs a snapshot that was pushed, and answers.
     async fn take(&mut self, session: &mut Session, snapshot: Snapshot) -> Frame {
         let (id, taken) = (snapshot.id.clone(), SystemTime::now());
+        let before = self.cell.load();
         match self.run(&snapshot, OriginSource::ControlPlane, taken) {
             Err(faults) => {
                 self.metrics.refused_revisions.inc();
-                tracing::warn!(config.revision = id.revision, %faults, "Revision refused, the one before runs on");
                 let faults = told(faults);
+                for fault in faults.iter().take(FAULTS_LOGGED) {
+                    tracing::warn!(
+                        config.revision = id.revision,
+                        path = fault.path,
+                        fault.reason,
+                        "Revision refused, the one before runs on"
+                    );
+                }
                 Frame::Nack(Nack { snapshot: Some(id), faults })
             }
             Ok(live) => {
                 if session.running().is_none() {
                     announce(&live, &self.traffic);
                 }
-                tracing::info!(config.revision = id.revision, keys_version = id.keys_version, "Revision runs");
+                let (revision, keys_version) = (id.revision, id.keys_version);
+                match access::turned(before.as_deref(), &live, &self.traffic) {
+                    Some(access) if live.is_open() => {
+                        tracing::warn!(config.revision = revision, keys_version, access, "Revision runs");
+                    }
+                    access => tracing::info!(config.revision = revision, keys_version, access, "Revision runs"),
+                }
                 let degraded = self.store(&snapshot, taken).await;
                 session.ran(snapshot);
                 Frame::Ack(Ack { snapshot: Some(id), degraded })

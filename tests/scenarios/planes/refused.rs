@@ -37,6 +37,8 @@ async fn a_worker_without_the_secret_refuses_and_is_named_with_its_reason() {
     assert!(refusals.len() == 1 && refusals[0].contains("poor") && refusals[0].contains(VARIABLE), "{refusals:?}");
     assert_eq!(cluster.plane_metric("ntonix_control_nacks_total").await.unwrap(), 1.0);
     assert_eq!(poor.metric("ntonix_config_refused_total").await.unwrap(), 1.0);
+    let line = poor.process().log_line("Revision refused, the one before runs on").await.unwrap();
+    assert_eq!(format!("{}: {}", line["path"], line["fault.reason"]).replace('"', ""), why, "{line}");
     poor.runs(1).await.unwrap();
     assert_serves(&poor).await;
     rich.runs(2).await.unwrap();
