@@ -9,7 +9,7 @@ use std::{
 use ntonix_runtime::metrics::{Buckets, Counter, Family, Gauge, Histogram, Labels, Registry, WithBuckets};
 use tokio::time::Instant;
 
-use crate::{exchange::Transport, live::Live, routing::Route};
+use crate::{exchange::Transport, live::Live, refusal::Kind, routing::Route};
 
 /// Everything that a worker counts. Clones share the counts.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub(crate) struct Counts {
     registry: Registry,
     /// Exchanges that ended, by route, transport and outcome.
     exchanges: Family<Labels<3>, Counter>,
+    /// Requests that were refused and are no exchange, by code.
+    refused_requests: Family<Labels<1>, Counter>,
     /// Exchanges under way.
     pub(crate) active: Gauge,
     /// Exchanges that wait for a place.
@@ -167,6 +169,10 @@ impl Metrics {
                 "ntonix_exchanges",
                 "Exchanges that ended, by route, transport and outcome (completed, cancelled or the code of the refusal)",
             ),
+            refused_requests: registry.counters(
+                "ntonix_requests_refused",
+                "Refused requests that are no exchange, by code: a wrong key at /v1/models or at a WebSocket's handshake, a path that is not there",
+            ),
             active: registry.gauge("ntonix_active_streams", "Exchanges under way, streamed or not"),
             queued: registry.gauge("ntonix_queued_exchanges", "Exchanges that wait for a place"),
             connections: registry.gauge("ntonix_client_connections", "Open client connections"),
@@ -268,6 +274,11 @@ impl Counts {
             }
             _ => counter().inc(),
         };
+    }
+
+    /// A request was refused that is no exchange.
+    pub(crate) fn refused_request(&self, kind: Kind) {
+        self.refused_requests.get_or_create_owned(&[("code", kind.as_label().to_owned())]).inc();
     }
 
     /// Brings what is looked up rather than counted up to date, before a scrape.

@@ -391,6 +391,8 @@ async fn a_key_comes_by_header_or_by_subprotocol_and_is_never_echoed() {
     let stage = Stage::with("", "", &keyed("")).await;
     assert_refused(&handshake(&stage, |ask| ask).await, 401, "invalid_api_key");
     assert_refused(&handshake(&stage, |ask| ask.key("ntx_wrong")).await, 401, "invalid_api_key");
+    let refused = stage.worker.metric("ntonix_requests_refused_total{code=\"invalid_api_key\"}").await.unwrap();
+    assert_eq!(refused, 2.0);
     let bearer = format!("Bearer {KEY}");
     assert_alive(&mut open_with(&stage.worker, &[("authorization", &bearer)]).await).await;
     let item = format!("ntonix.v1, ntonix.bearer.{}", URL_SAFE_NO_PAD.encode(KEY));

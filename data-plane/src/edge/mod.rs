@@ -88,6 +88,7 @@ impl Edge {
     pub(crate) async fn serve(self: Arc<Self>, peer: Arc<Peer>, request: Request<Incoming>) -> Response<EdgeBody> {
         let id = request_id(request.headers());
         let origin = request.headers().get(header::ORIGIN).cloned();
+        let address = Arc::clone(&peer.address);
         if let Some(preflight) = self.origins.preflight(&request) {
             return preflight;
         }
@@ -96,12 +97,19 @@ impl Edge {
             None => Err(Refusal::new(Kind::NotConfigured, "this gateway has no configuration yet")
                 .retry_after(Duration::from_secs(1))),
         }
-        .unwrap_or_else(|refusal| respond::response(&refusal, &id));
+        .unwrap_or_else(|refusal| self.refuse(&refusal, &address, &id));
         if let Ok(id) = HeaderValue::from_str(&id) {
             response.headers_mut().insert(X_REQUEST_ID, id);
         }
         self.origins.allow(origin.as_ref(), response.headers_mut());
         response
+    }
+
+    /// Answers a request that is no exchange: no access line tells of it.
+    fn refuse(&self, refusal: &Refusal, address: &ClientAddress, id: &str) -> Response<EdgeBody> {
+        self.books.metrics.refused_request(refusal.kind());
+        tracing::debug!(client.addr = %address, code = refusal.kind().as_label(), "Request refused");
+        respond::response(refusal, id)
     }
 
     async fn dispatch(self: Arc<Self>, visit: Visit) -> Result<Response<EdgeBody>, Refusal> {

@@ -8,3 +8,4 @@ mod crowded_drain;
 mod descriptors;
 mod log;
 mod pause;
+mod told;
