@@ -182,7 +182,7 @@ impl Metrics {
                 "Records of --usage-log that never reached it, because its disk is full or too slow",
             ),
             dropped_log_lines: registry
-                .counter("ntonix_log_lines_dropped", "Lines of the log that stderr did not take in time"),
+                .counter("ntonix_log_lines_dropped", "Lines of the log that stderr did not take in time, or refused"),
             request_duration: registry.histograms(
                 "gen_ai_server_request_duration_seconds",
                 "From the arrival of a request to the end of its answer",
@@ -219,15 +219,6 @@ impl Metrics {
             ),
             registry,
         }))
-    }
-}
-
-// === impl RouteMetrics ===
-
-impl RouteMetrics {
-    /// Is anything counted at all? See [`OBSERVED`].
-    pub(crate) const fn are_kept(&self) -> bool {
-        OBSERVED
     }
 }
 
@@ -321,5 +312,35 @@ impl Deref for Metrics {
 
     fn deref(&self) -> &Counts {
         &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::live::{self, tests::swap};
+
+    #[test]
+    fn what_is_completed_is_counted_for_its_own_transport() {
+        let metrics = Metrics::new();
+        let cell = live::Cell::new(metrics.clone(), 1);
+        let live = swap(
+            &cell,
+            "pools: [{ name: p, backends: [{ name: b, url: 'http://127.0.0.1:1' }] }]\n\
+             routes: [{ model: m, targets: [{ pool: p }] }]",
+        );
+        let route = &live.routes().routes()[0];
+        let ended = [(Transport::Http1, 1), (Transport::Http2, 2), (Transport::WebSocket, 3)];
+        for (transport, times) in ended {
+            for _ in 0..times {
+                metrics.ended(Some(route), transport, COMPLETED);
+            }
+        }
+        let page = metrics.encode();
+        for (transport, times) in ended {
+            let labels = format!("route=\"m\",transport=\"{}\",outcome=\"completed\"", transport.as_label());
+            let line = format!("ntonix_exchanges_total{{{labels}}} {times}\n");
+            assert!(page.contains(&line), "{line} is not on the page: {page}");
+        }
     }
 }

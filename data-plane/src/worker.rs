@@ -120,6 +120,11 @@ impl Worker {
         tls::install_provider();
         let descriptors = listen::raise_open_files();
         let threads = settings.traffic.thread_count();
+        if !OBSERVED {
+            tracing::warn!(
+                "Built with the feature `unobserved`: no access lines, no usage records, no counts of exchanges"
+            );
+        }
         let metrics = Metrics::new();
         let (usage, usage_guard) = UsageLog::begin(settings.traffic.usage_log.as_ref())?;
         let books = Books { metrics: metrics.clone(), usage };

@@ -152,7 +152,7 @@ impl Load {
         share
     }
 
-    /// Begins a stream, unless `most` are in flight already or the breaker has closed in the meantime.
+    /// Begins a stream, unless `most` are in flight already or the breaker has opened in the meantime.
     pub(crate) fn enter(self: &Arc<Self>, most: Option<u32>, now: Instant) -> Option<LoadGuard> {
         let limit = most.map_or(usize::MAX, |most| most as usize);
         self.in_flight

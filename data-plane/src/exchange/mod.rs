@@ -27,6 +27,9 @@ use crate::{
     routing::Route,
 };
 
+/// Until the route says otherwise.
+const OVER_WITHIN: Duration = Duration::from_secs(30 * 60);
+
 /// One question on its way through the stack. Cloning is cheap; a clone is the same question.
 #[derive(Clone, Debug)]
 pub(crate) struct Exchange {
@@ -38,8 +41,8 @@ pub(crate) struct Exchange {
     pub(crate) call: Arc<Call>,
     /// Who asks.
     pub(crate) client: Arc<Client>,
-    /// The headers of the request, without the client's credentials: what is not there cannot leak. Not the client's, who is there to
-    /// the end: headers of HTTP/1.1 hold the 8 KiB that they were read into.
+    /// The headers of the request, without the client's credentials: what is not there cannot leak. Not the client's, who
+    /// is there to the end: headers of HTTP/1.1 hold the 8 KiB that they were read into.
     pub(crate) headers: Arc<HeaderMap>,
     /// What the credential of the client stands for.
     pub(crate) identity: Identity,
@@ -101,8 +104,6 @@ enum Settles {
     WhenTold,
 }
 
-/// Until the route says otherwise.
-const OVER_WITHIN: Duration = Duration::from_secs(30 * 60);
 /// Something that is given back when the answer ends or is dropped: limits count streams, not headers.
 pub(crate) type Hold = Box<dyn Send>;
 

@@ -69,9 +69,10 @@ pub(crate) fn upstream(client: &HeaderMap, hop: &HeaderValue, id: &str) -> Heade
     headers
 }
 
-/// All hops so far, whether they stand on one line or on several, and this one. What is no text tells of no hop.
+/// All hops so far, whether they stand on one line or on several, and this one. What is empty or no text tells of no hop.
 fn chain(headers: &HeaderMap, hop: &HeaderValue) -> HeaderValue {
-    let lines = headers.get_all(&X_FORWARDED_FOR).iter().filter(|line| line.to_str().is_ok());
+    let lines =
+        headers.get_all(&X_FORWARDED_FOR).iter().filter(|line| line.to_str().is_ok_and(|line| !line.trim().is_empty()));
     let hops: Vec<&[u8]> = lines.chain([hop]).map(HeaderValue::as_bytes).collect();
     match &hops[..] {
         [_] => hop.clone(),
@@ -147,9 +148,12 @@ mod tests {
     fn each_hop_before_this_one_is_told_on_however_many_lines_they_came() {
         let mut client = map(&[("x-forwarded-for", "192.0.2.1"), ("x-forwarded-for", "192.0.2.2, 192.0.2.3")]);
         client.append("x-forwarded-for", HeaderValue::from_bytes(b"\xff").unwrap());
+        client.append("x-forwarded-for", HeaderValue::from_static(""));
         let seen = upstream(&client, &HeaderValue::from_static("127.0.0.1"), "req-1");
         let lines: Vec<_> = seen.get_all("x-forwarded-for").iter().collect();
         assert_eq!(lines, ["192.0.2.1, 192.0.2.2, 192.0.2.3, 127.0.0.1"]);
+        let seen = upstream(&map(&[("x-forwarded-for", " ")]), &HeaderValue::from_static("::1"), "req-1");
+        assert_eq!(seen["x-forwarded-for"], "::1");
     }
 
     #[test]

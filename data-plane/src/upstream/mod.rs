@@ -91,8 +91,8 @@ pub(crate) enum IfLost {
 /// for longer may have worked on the request, and asking again would pay for that twice.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// Sends what `request` makes and waits for the head of the answer. `request` is
-/// called each time that one is sent: a connection that was closed while it lay idle makes it two.
+/// Sends what `request` makes and waits for the head of the answer. `request` is called each time that one is sent: a
+/// connection that was closed while it lay idle makes it two.
 pub(crate) async fn ask(
     connector: &Arc<Connector>,
     connect_within: Duration,

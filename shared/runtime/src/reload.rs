@@ -224,8 +224,12 @@ mod tests {
         Look { content: !look.content, ..look }
     }
 
+    fn set_time(path: &PathBuf, time: SystemTime) {
+        std::fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+    }
+
     fn age(path: &PathBuf, by: Duration) {
-        std::fs::File::options().write(true).open(path).unwrap().set_modified(SystemTime::now() - by).unwrap();
+        set_time(path, SystemTime::now() - by);
     }
 
     #[test]
@@ -241,6 +245,16 @@ mod tests {
     #[test]
     fn a_file_that_was_just_written_is_read_again_although_its_time_is_the_same() {
         let (_folder, path, _) = watched("a");
+        let paths = [path];
+        let known = misread(&paths);
+        assert_ne!(known.clone().again(&paths).content, known.content);
+    }
+
+    /// Its time comes from elsewhere, and says nothing of when it was written.
+    #[test]
+    fn a_file_of_the_future_is_read_each_time() {
+        let (_folder, path, _) = watched("a");
+        set_time(&path, SystemTime::now() + LONG);
         let paths = [path];
         let known = misread(&paths);
         assert_ne!(known.clone().again(&paths).content, known.content);
