@@ -7,5 +7,6 @@ mod clock;
 mod crowded_drain;
 mod descriptors;
 mod log;
+mod memory;
 mod pause;
 mod told;
