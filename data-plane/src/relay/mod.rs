@@ -30,7 +30,6 @@ use self::timers::{Alarm, Timers};
 use crate::{
     balance::Picked,
     exchange::Exchange,
-    metrics::OBSERVED,
     refusal::{Kind, Refusal},
     routing::Route,
     upstream::Body,
@@ -233,7 +232,7 @@ impl Relay {
             Err(too_long) => return self.too_long(too_long),
         };
         let now = Instant::now();
-        if OBSERVED && self.watch.events() > before {
+        if Route::IS_OBSERVED && self.watch.events() > before {
             if self.first_token.is_none() {
                 self.first_token = Some(now.duration_since(self.started));
             } else {

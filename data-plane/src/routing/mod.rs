@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::{
     balance::{Backend, Nobody, Picked, Pool},
     exchange::Exchange,
-    metrics::RouteMetrics,
+    metrics::{OBSERVED, RouteMetrics},
     policy::gate::Gate,
     refusal::{Kind, Refusal},
 };
@@ -113,6 +113,9 @@ impl Table {
 // === impl Route ===
 
 impl Route {
+    /// Is anything counted of any route? See [`OBSERVED`].
+    pub(crate) const IS_OBSERVED: bool = OBSERVED;
+
     /// Picks a backend: of a target drawn by weight, of the other targets, of the fallbacks, in this order. Returns
     /// the name of the model that the backend knows with it.
     pub(crate) fn pick(&self, model: &str, tried: &[Arc<Backend>]) -> Result<Offer<'_>, Nobody> {
