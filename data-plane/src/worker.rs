@@ -3,7 +3,7 @@
 use std::{fs, io, net::SocketAddr, path::Path, sync::Arc, thread, time::Duration};
 
 use anyhow::Context as _;
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use ntonix_proto::sync::v1::Hello;
 use ntonix_runtime::{
     drain::{Drain, Trigger},
@@ -121,9 +121,7 @@ impl Worker {
         let descriptors = listen::raise_open_files();
         let threads = settings.traffic.thread_count();
         if !OBSERVED {
-            tracing::warn!(
-                "Built with the feature `unobserved`: no access lines, no usage records, no counts of exchanges"
-            );
+            tracing::warn!("Built to be counted (`unobserved`): no access lines, usage records, counts of exchanges");
         }
         let metrics = Metrics::new();
         let (usage, usage_guard) = UsageLog::begin(settings.traffic.usage_log.as_ref())?;
@@ -140,22 +138,13 @@ impl Worker {
         let pages = Arc::new(Pages { cell: Arc::clone(&cell), books: books.clone(), drain: drain.clone() });
         let mut needed = JoinSet::new();
         let retiring = vec![follow_config(&mut needed, &settings, &cell, &changes, &metrics, addresses)?];
-        needed.spawn({
-            let (cell, changed, metrics) = (Arc::clone(&cell), changes.0.subscribe(), metrics.clone());
-            async move {
-                health::follow(cell, changed, metrics).await;
-                Ok(())
-            }
-        });
+        needed.spawn(follow_health(&cell, &changes, &metrics));
         if usage_guard.is_some() {
             needed.spawn(books.usage.clone().follow_rotations()?);
         }
         if let Some(tls) = sockets.tls() {
             let following = tls::follow(tls).context("cannot listen for SIGHUP")?;
-            needed.spawn(async move {
-                following.await;
-                Ok(())
-            });
+            needed.spawn(following.map(Ok));
         }
         let shared = Shared {
             admission: Arc::new(Admission::new(metrics)),
@@ -298,6 +287,15 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+/// Checks the backends of whatever configuration runs.
+fn follow_health(
+    cell: &Arc<Cell>,
+    changes: &Changes,
+    metrics: &Metrics,
+) -> impl Future<Output = anyhow::Result<()>> + use<> {
+    health::follow(Arc::clone(cell), changes.0.subscribe(), metrics.clone()).map(Ok)
 }
 
 fn follow_config(

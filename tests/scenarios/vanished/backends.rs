@@ -100,25 +100,31 @@ fn b4_a_backend_that_vanishes_in_mid_stream_is_missed_before_a_long_idle_deadlin
     }
 }
 
+/// A backend is asked, says nothing, and is gone once `is_time`; another one answers, before the route would have given up.
+async fn lost_while_it_thinks(cable: &Cable, ask: Ask, is_time: impl AsyncFn() -> bool) {
+    let (far, near) = (far_mock(cable), MockLlm::start().unwrap());
+    let route = "retries: 1, deadlines: { first_token: 10m }";
+    let worker = worker(&config(&[&far, &near], false, route), STALL).await;
+    far.always(Script::hang());
+    let mut connection = connect(&worker).await;
+    let vanishing = async {
+        far.attempts(1).await;
+        eventually("it is time", is_time).await.unwrap();
+        cable.pull().unwrap();
+    };
+    let (answer, ()) = tokio::join!(connection.ask(ask), vanishing);
+    assert_fine(&answer.unwrap());
+    let record = record(&worker, 0).await;
+    assert!(record["attempts"] == 2 && record["backend"] == "gpu-1", "{record:#}");
+    assert!((SILENT..GIVEN_UP).contains(&took(&record)), "{record:#}");
+}
+
 /// B3: nothing of an answer has come, so that another backend is asked.
 #[test]
 fn b3_a_backend_that_vanishes_while_it_thinks_is_missed_before_a_long_first_token_deadline() {
     Cable::lay(async |cable| {
-        let (far, near) = (far_mock(cable), MockLlm::start().unwrap());
-        let route = "retries: 1, deadlines: { first_token: 10m }";
-        let worker = worker(&config(&[&far, &near], false, route), STALL).await;
-        far.always(Script::hang());
-        let mut connection = connect(&worker).await;
-        let vanishing = async {
-            far.attempts(1).await;
-            cable.pull().unwrap();
-        };
         // An answer in one piece: the head of a stream would leave earlier.
-        let (answer, ()) = tokio::join!(connection.ask(Ask::chat()), vanishing);
-        assert_fine(&answer.unwrap());
-        let record = record(&worker, 0).await;
-        assert!(record["attempts"] == 2 && record["backend"] == "gpu-1", "{record:#}");
-        assert!((SILENT..GIVEN_UP).contains(&took(&record)), "{record:#}");
+        lost_while_it_thinks(cable, Ask::chat(), async || true).await;
     });
 }
 
@@ -127,23 +133,8 @@ fn b3_a_backend_that_vanishes_while_it_thinks_is_missed_before_a_long_first_toke
 #[test]
 fn b3_a_backend_that_vanishes_with_all_of_a_large_prompt_is_missed_as_soon() {
     Cable::lay(async |cable| {
-        let (far, near) = (far_mock(cable), MockLlm::start().unwrap());
-        let route = "retries: 1, deadlines: { first_token: 10m }";
-        let worker = worker(&config(&[&far, &near], false, route), STALL).await;
-        far.always(Script::hang());
-        let mut connection = connect(&worker).await;
-        let vanishing = async {
-            far.attempts(1).await;
-            let all = async || unacknowledged().is_some_and(|bytes| bytes == "00000000");
-            eventually("all of it is acknowledged", all).await.unwrap();
-            cable.pull().unwrap();
-        };
         let large = Ask::chat_with(json!({ "messages": [{ "role": "user", "content": "x".repeat(1 << 20) }] }));
-        let (answer, ()) = tokio::join!(connection.ask(large), vanishing);
-        assert_fine(&answer.unwrap());
-        let record = record(&worker, 0).await;
-        assert!(record["attempts"] == 2 && record["backend"] == "gpu-1", "{record:#}");
-        assert!((SILENT..GIVEN_UP).contains(&took(&record)), "{record:#}");
+        lost_while_it_thinks(cable, large, async || unacknowledged().is_some_and(|bytes| bytes == "00000000")).await;
     });
 }
 

@@ -97,19 +97,22 @@ async fn plain_http_to_a_door_of_tls_gets_a_hint() {
     assert!(told.ends_with("; it seems to speak TLS: use https://"), "{told}");
 }
 
+/// What is told of a door of TLS by whoever shows no certificate.
+async fn told_without_certificate(wants: Wants) -> String {
+    let files = Files::new();
+    let port = files.serve(wants).await;
+    told(&format!("https://localhost:{port}"), Some(files.path("ca"))).await
+}
+
 #[tokio::test]
 async fn no_certificate_where_one_is_wanted_gets_a_hint() {
-    let files = Files::new();
-    let port = files.serve(Wants::Certificate).await;
-    let told = told(&format!("https://localhost:{port}"), Some(files.path("ca"))).await;
+    let told = told_without_certificate(Wants::Certificate).await;
     assert!(told.ends_with("; it may want a client certificate: --cert and --key-file"), "{told}");
 }
 
 #[tokio::test]
 async fn who_closes_and_wants_no_certificate_gets_no_hint() {
-    let files = Files::new();
-    let port = files.serve(Wants::Nothing).await;
-    let told = told(&format!("https://localhost:{port}"), Some(files.path("ca"))).await;
+    let told = told_without_certificate(Wants::Nothing).await;
     assert!(told.ends_with("; is the control plane running there? (--server, NTONIX_SERVER)"), "{told}");
     assert!(!told.contains("; it "), "{told}");
 }

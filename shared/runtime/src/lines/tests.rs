@@ -1,4 +1,7 @@
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use super::*;
 use crate::telemetry::samples::told;
@@ -72,41 +75,35 @@ fn what_a_full_disk_refuses_is_counted_line_by_line() {
     assert_eq!(writer.state.lost.load(Ordering::Relaxed), 3);
 }
 
-#[test]
-fn a_line_that_was_torn_ends_before_the_next_begins() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("log");
+/// A file with half a line, and its writer, who knows.
+fn torn(folder: &Path) -> (PathBuf, Writer) {
+    let path = folder.join("log");
     let mut writer = writer(&path);
     fs::write(&path, "ha").unwrap();
     writer.is_torn = true;
-    write(&mut writer, &["whole\n"]);
-    assert_eq!(written(&path), "ha\nwhole\n");
+    (path, writer)
+}
+
+/// Also when whoever rotates says so although the file is the same.
+#[test]
+fn a_line_that_was_torn_ends_before_the_next_begins() {
+    for is_reopened in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, mut writer) = torn(folder.path());
+        writer.state.reopen.store(is_reopened, Ordering::Release);
+        write(&mut writer, &["whole\n"]);
+        assert_eq!(written(&path), "ha\nwhole\n");
+    }
 }
 
 /// A full disk leaves half a line in a file that is moved away then.
 #[test]
 fn half_a_line_is_left_behind_in_the_file_that_was_moved_away() {
     let folder = tempfile::tempdir().unwrap();
-    let (path, moved) = (folder.path().join("log"), folder.path().join("log.1"));
-    let mut writer = writer(&path);
-    fs::write(&path, "ha").unwrap();
-    writer.is_torn = true;
+    let ((path, mut writer), moved) = (torn(folder.path()), folder.path().join("log.1"));
     fs::rename(&path, &moved).unwrap();
     write(&mut writer, &["whole\n"]);
     assert_eq!((written(&moved).as_str(), written(&path).as_str()), ("ha", "whole\n"));
-}
-
-/// Whoever rotates may say so although the file is the same.
-#[test]
-fn half_a_line_ends_in_a_file_that_is_only_opened_again() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("log");
-    let mut writer = writer(&path);
-    fs::write(&path, "ha").unwrap();
-    writer.is_torn = true;
-    writer.state.reopen.store(true, Ordering::Release);
-    write(&mut writer, &["whole\n"]);
-    assert_eq!(written(&path), "ha\nwhole\n");
 }
 
 /// Two disks that are full, one after the other.
