@@ -8,6 +8,9 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{complaint::explain, connect::Server, render};
 
+/// Workers that were started together with the control plane connect a moment after it listens, on their second try.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(1);
+
 /// Who runs a revision, as far as the workers have told.
 #[derive(Debug)]
 struct Rollout {
@@ -54,8 +57,19 @@ pub(crate) async fn follow(
     let mut client = server.workers();
     let opened = client.watch(WorkerServiceWatchRequest {}).await.map_err(|status| explain(&status, None))?;
     let mut steps = opened.into_inner();
+    let connected_by = deadline.min(Instant::now() + CONNECTED_WITHIN);
     loop {
-        let Ok(step) = timeout_at(deadline, steps.message()).await else { return rollout.out_of_time(patience) };
+        let until = match rollout.verdict() {
+            None => deadline,
+            Some(Verdict::Nobody) if Instant::now() < connected_by => connected_by,
+            Some(verdict) => return rollout.conclude(verdict, out),
+        };
+        let Ok(step) = timeout_at(until, steps.message()).await else {
+            match rollout.verdict() {
+                None => return rollout.out_of_time(patience),
+                Some(_) => continue,
+            }
+        };
         match step.map_err(|status| explain(&status, None))? {
             None => bail!(
                 "the control plane has stopped; revision {revision} is stored, and the workers will take it later"
@@ -68,9 +82,6 @@ pub(crate) async fn follow(
                 }
                 None => rollout.complete = true,
             },
-        }
-        if let Some(verdict) = rollout.verdict() {
-            return rollout.conclude(verdict, out);
         }
     }
 }

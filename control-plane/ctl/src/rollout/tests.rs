@@ -162,8 +162,17 @@ async fn it_ends_with_the_last_worker() {
 }
 
 #[tokio::test]
-async fn without_workers_it_ends_at_once_and_says_so() {
-    let (ended, told) = followed(vec![None], false, PATIENCE).await;
+async fn without_workers_it_says_so_when_none_has_come() {
+    let (ended, told) = followed(vec![None], false, Duration::from_millis(100)).await;
     ended.unwrap();
     assert_eq!(told, "  no worker is connected; those that come will take it\n");
+}
+
+#[tokio::test]
+async fn a_worker_that_connects_a_moment_later_is_waited_for() {
+    let steps =
+        vec![None, Some(worker("w1", WorkerState::Applying, 0, 0)), Some(worker("w1", WorkerState::UpToDate, 3, 0))];
+    let (ended, told) = followed(steps, false, PATIENCE).await;
+    ended.unwrap();
+    assert_eq!(told, "  w1 runs it\n");
 }
